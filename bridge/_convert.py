@@ -1,0 +1,335 @@
+"""Converts the steps of one run: plan, write beside the place, verify, commit.
+
+Nothing appears under its final name before it has been verified, and a step that fails leaves
+nothing behind. Many runs at once are the business of ``bridge.fleet``.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, TypeAlias
+
+import legacy
+from bridge import output
+from bridge._plan import Plan
+from bridge._verdict import Level, Verdict
+from bridge._verify import verify_step
+from bridge.apply import slot_dtype
+from bridge.errors import BridgeError, OutputExists, PlanMismatch
+from bridge.repack import Layout, Progress, repack, stamp
+from legacy import Checkpoint, LeafTable, format_path
+
+__all__ = ["PROVENANCE", "Converted", "convert"]
+
+PROVENANCE: Final = "linen_nnx_bridge"
+"""Our key in Orbax's custom metadata."""
+
+Steps: TypeAlias = str | Iterable[float]
+
+_LIBRARIES = ("numpy", "ml_dtypes", "tensorstore")
+_SHOWN = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Converted:
+    """One step that was converted (or would be).
+
+    Attributes:
+        step: its number.
+        source: the old checkpoint.
+        output: the new step folder.
+        plan_digest: of the plan that was carried out.
+        seconds: how long it took, verification included.
+        nbytes: bytes of its arrays when read.
+        verdict: what the verification says; None in a dry run.
+        written: how many arrays were ``adopted``, ``moved`` and ``encoded`` (see
+            :mod:`bridge.repack`).
+    """
+
+    step: int
+    source: Path
+    output: Path
+    plan_digest: str
+    seconds: float
+    nbytes: int
+    verdict: Verdict | None
+    written: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class _How:
+    layout: Layout
+    link: bool
+    overwrite: bool
+    verify: Level
+    sync: bool
+    on_progress: Progress | None
+
+
+def convert(
+    path: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    plan: Plan | None = None,
+    model: Any = None,
+    tx: Any = None,
+    linen: Any = None,
+    sample_input: Any = None,
+    rules: Any = None,
+    transforms: Mapping[str, Any] | None = None,
+    at: Any = None,
+    steps: Steps = "latest",
+    layout: Layout = "composite",
+    link: bool = False,
+    overwrite: bool = False,
+    verify: Level = "full",
+    sync: bool = True,
+    dry_run: bool = False,
+    on_progress: Progress | None = None,
+    seed: int = 0,
+) -> tuple[Converted, ...]:
+    """Convert a checkpoint, or steps of a run, to StandardSave checkpoints.
+
+    Args:
+        path: a checkpoint, or the folder of a run.
+        out: the root of the new run: ``ocp.CheckpointManager(out)`` finds ``out/<step>``. Steps
+            keep their numbers; a checkpoint without one becomes step 0.
+        plan: a plan made before; then none of the following six are used.
+        model: see :func:`bridge.plan`.
+        tx: see :func:`bridge.plan`.
+        linen: see :func:`bridge.plan`.
+        sample_input: see :func:`bridge.plan`.
+        rules: see :func:`bridge.plan`.
+        transforms: see :func:`bridge.plan`.
+        at: see :func:`bridge.plan`.
+        steps: ``latest``, ``all``, numbers, or a text such as ``1000,2000``.
+        layout: ``composite`` or ``single``; see :func:`bridge.repack.repack`.
+        link: hard-link data files of the source where nothing in them changes.
+        overwrite: replace steps that are there, each after its successor has been verified.
+        verify: ``full``, ``fast`` or ``none``.
+        sync: force the output to the disk before it gets its name.
+        dry_run: plan and check everything, and write nothing.
+        on_progress: called with the bytes of arrays that are done and all bytes of the step.
+        seed: see :func:`bridge.plan`.
+
+    Returns:
+        One entry for each step, in the order of their numbers.
+
+    Raises:
+        PlanProblems: something is not settled; ``.problems`` has everything.
+        PlanMismatch: ``plan`` was made for another structure.
+        OutputExists: a step is there already.
+        VerifyFailed: the output does not hold what the plan promises; it has been removed.
+        WriteFailed: it could not be written; what was begun has been removed.
+        BridgeError: the output would touch the source, or a step has a number that a
+            ``CheckpointManager`` cannot have.
+        legacy.LegacyError: the source cannot be opened or read.
+
+    >>> convert("runs/exp1", "runs_nnx/exp1", plan=plan, steps="all")  # doctest: +SKIP
+    """
+    root = Path(out).absolute()
+    how = _How(layout, link, overwrite, verify, sync, on_progress)
+    plans = _Plans(
+        plan,
+        {
+            "model": model,
+            "tx": tx,
+            "linen": linen,
+            "sample_input": sample_input,
+            "rules": rules,
+            "transforms": transforms,
+            "at": at,
+            "seed": seed,
+        },
+    )
+    chosen = [(entry, _step_number(entry)) for entry in _chosen(path, steps)]
+    for entry, step in chosen:
+        output.check_apart(Path(path).absolute(), root / str(step))
+        output.check_apart(entry.path, root / str(step))
+        if not overwrite and os.path.lexists(root / str(step)):
+            raise OutputExists(
+                f"{root / str(step)} is there already. Choose another output, or ask for overwrite."
+            )
+    return tuple(
+        _convert_step(_open(entry), step, root / str(step), plans, None if dry_run else how)
+        for entry, step in chosen
+    )
+
+
+class _Plans:
+    """The plan that was given, or one plan for each structure among the steps."""
+
+    def __init__(self, given: Plan | None, options: Mapping[str, Any]) -> None:
+        self._given = given
+        self._options = options
+        self._made: dict[str, Plan] = {}
+
+    def of(self, checkpoint: Checkpoint) -> Plan:
+        signature = checkpoint.leaves.signature()
+        if self._given is not None:
+            if self._given.signature != signature:
+                raise PlanMismatch(_mismatch(self._given, checkpoint))
+            return self._given.require_ok()
+        if signature not in self._made:
+            from bridge import planning  # noqa: PLC0415 - a stored plan needs none of it
+
+            self._made[signature] = planning.plan(checkpoint, **self._options)
+        return self._made[signature].require_ok()
+
+
+def _convert_step(
+    checkpoint: Checkpoint, step: int, place: Path, plans: _Plans, how: _How | None
+) -> Converted:
+    started = time.perf_counter()
+    plan = plans.of(checkpoint)
+    digest = plan.digest()
+    nbytes = sum(leaf.nbytes for leaf in checkpoint.leaves.values())
+    verdict: Verdict | None = None
+    written: Mapping[str, int] = {}
+    if how is not None:
+        staged = output.staged(place, overwrite=how.overwrite, sync=how.sync, needed=nbytes)
+        with staged as folder:
+            done = repack(
+                plan,
+                checkpoint,
+                folder,
+                layout=how.layout,
+                link=how.link,
+                sync=False,
+                final=place,
+                on_progress=how.on_progress,
+            )
+            nbytes = done.nbytes
+            written = {
+                "adopted": done.adopted,
+                "moved": done.moved,
+                "encoded": done.encoded,
+            }
+            verdict = verify_step(checkpoint, plan, folder, level=how.verify).require_ok()
+            stamp(folder, {PROVENANCE: _provenance(checkpoint, step, plan, digest, verdict)})
+    seconds = time.perf_counter() - started
+    return Converted(step, checkpoint.path, place, digest, seconds, nbytes, verdict, written)
+
+
+def _provenance(
+    checkpoint: Checkpoint, step: int, plan: Plan, digest: str, verdict: Verdict
+) -> dict[str, Any]:
+    """What is kept with the output: enough to say where it comes from, and to verify it again."""
+    return {
+        "version": _version("linen-nnx-bridge"),
+        "source": str(checkpoint.path),
+        "format": str(checkpoint.format.name),
+        "layout": checkpoint.format.layout,
+        "era": checkpoint.format.era,
+        "step": step,
+        "signature": plan.signature,
+        "plan_digest": digest,
+        "values_digest": verdict.digest,
+        "verified": {"level": verdict.level, "rung": verdict.rung, "compared": verdict.compared},
+        "versions": {name: _version(name) for name in _LIBRARIES},
+        "plan": plan.to_json(),
+    }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _open(entry: legacy.StepEntry) -> Checkpoint:
+    return legacy.open(entry.path)
+
+
+def _chosen(path: str | os.PathLike[str], steps: Steps) -> list[legacy.StepEntry]:
+    """The wanted entries of a run, by number."""
+    run = legacy.steps_of(path)
+    if steps == "all":
+        return list(run.steps)
+    if steps == "latest":
+        return list(run.steps[-1:]) or [_nothing(run)]
+    wanted = _numbers(steps)
+    by_number = {entry.step: entry for entry in run.steps}
+    missing = [n for n in wanted if n not in by_number]
+    if missing:
+        have = ", ".join(str(entry.step) for entry in run.steps)
+        raise legacy.CheckpointNotFound(
+            f"{run.path}: no step {', '.join(map(str, missing))}. It has: {have}.", path=run.path
+        )
+    return [by_number[n] for n in sorted(set(wanted))]
+
+
+def _nothing(run: legacy.Run) -> legacy.StepEntry:
+    raise legacy.CheckpointNotFound(f"{run.path}: the run has no finished step.", path=run.path)
+
+
+def _numbers(steps: Steps) -> list[float]:
+    if not isinstance(steps, str):
+        return list(steps)
+    try:
+        return [_number(part) for part in steps.split(",")]
+    except ValueError:
+        raise BridgeError(
+            f"steps {steps!r}: expected latest, all, or numbers separated by commas."
+        ) from None
+
+
+def _number(text: str) -> float:
+    try:
+        return int(text)
+    except ValueError:
+        return float(text)
+
+
+def _step_number(entry: legacy.StepEntry) -> int:
+    if entry.step is None:
+        return 0
+    if entry.step < 0 or entry.step != int(entry.step):
+        raise BridgeError(
+            f"{entry.path} is step {entry.step}; a CheckpointManager has whole numbers from 0 up. "
+            "Copy it under a name with such a step and convert the copy."
+        )
+    return int(entry.step)
+
+
+def _mismatch(plan: Plan, checkpoint: Checkpoint) -> str:
+    found = checkpoint.leaves
+    problems = [*_path_differences(plan, found), *_shape_differences(plan, found)]
+    shown = "\n  ".join(problems[:_SHOWN]) or "kinds, shapes or dtypes of its leaves differ"
+    more = f"\n  and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
+    return (
+        f"the plan was made for another structure than that of {checkpoint.path} (signature "
+        f"{plan.signature[:12]}…, here {found.signature()[:12]}…):\n  {shown}{more}\n"
+        "Make a plan for this checkpoint."
+    )
+
+
+def _path_differences(plan: Plan, found: LeafTable) -> list[str]:
+    known = {path for step in plan.steps for path in step.sources}
+    known |= {entry.path for entry in plan.ignored}
+    lines = [f"{format_path(p)} is not in the checkpoint" for p in sorted(known - found.keys())]
+    lines += [f"{format_path(p)} is not in the plan" for p in sorted(found.keys() - known)]
+    return lines
+
+
+def _shape_differences(plan: Plan, found: LeafTable) -> list[str]:
+    slots = {slot.ref: slot for slot in plan.target.slots}
+    lines = []
+    for step in plan.steps:
+        if step.transforms or len(step.sources) != 1 or step.sources[0] not in found:
+            continue
+        leaf, slot = found[step.sources[0]], slots[step.slots[0]]
+        if leaf.dtype is None or slot.variable_type == "Json":
+            continue
+        if leaf.shape != slot.shape or leaf.dtype != slot_dtype(slot):
+            lines.append(
+                f"{format_path(leaf.path)} has shape {leaf.shape} dtype {leaf.dtype}; the plan "
+                f"expects {slot.shape} {slot.dtype}"
+            )
+    return lines

@@ -1,0 +1,129 @@
+"""What a verification says: a value that can be stored with the output and printed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from bridge.errors import BridgeError, VerifyFailed
+from bridge.target import SlotRef
+from legacy import LeafPath
+
+__all__ = ["LEVELS", "RUNGS", "Difference", "Level", "Verdict", "check_level"]
+
+Level = Literal["full", "fast", "none"]
+"""``full`` climbs to rung d; ``fast`` reads a part of the arrays; ``none`` looks at nothing."""
+
+LEVELS: tuple[str, ...] = get_args(Level)
+
+RUNGS: Mapping[str, str] = {
+    "a": "structure",
+    "b": "shapes and dtypes",
+    "c": "every value bit for bit",
+    "d": "restored by Orbax",
+}
+"""The ladder; each rung stands on the ones before."""
+
+
+def check_level(level: str) -> None:
+    """Refuse a level that does not exist.
+
+    Raises:
+        BridgeError: ``level`` is none of :data:`LEVELS`.
+
+    >>> check_level("full")
+    """
+    if level not in LEVELS:
+        raise BridgeError(f"verify level {level!r}: expected one of {', '.join(LEVELS)}.")
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One thing that the output holds otherwise than the plan promised.
+
+    Attributes:
+        rung: the rung that found it.
+        message: one sentence with the place and both values.
+        slot: the slot concerned; None for something that no slot of the plan names.
+        sources: the source leaves that feed it.
+    """
+
+    rung: str
+    message: str
+    slot: SlotRef | None = None
+    sources: tuple[LeafPath, ...] = ()
+
+    def __str__(self) -> str:
+        return f"({self.rung}) {self.message}"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """How far an output was verified, and everything that was found.
+
+    Attributes:
+        level: what was asked for.
+        rung: the last rung of the ladder that holds; empty when nothing was checked or the
+            structure is already wrong.
+        problems: every difference.
+        slots: slots of the plan.
+        compared: slots whose values were compared bit for bit with the source.
+        nbytes: bytes so compared.
+        seconds: how long it took.
+        digest: SHA-256 over the SHA-256 of every compared value, by slot.
+    """
+
+    level: str
+    rung: str
+    problems: tuple[Difference, ...] = ()
+    slots: int = 0
+    compared: int = 0
+    nbytes: int = 0
+    seconds: float = 0.0
+    digest: str = ""
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing was found; true for level ``none``, which looks at nothing."""
+        return not self.problems
+
+    def require_ok(self) -> Verdict:
+        """Return itself, or raise with every difference.
+
+        Raises:
+            VerifyFailed: there are differences.
+
+        >>> Verdict("none", "").require_ok().rung
+        ''
+        """
+        if self.problems:
+            raise VerifyFailed(str(self), problems=self.problems)
+        return self
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values, as they are stored with the output."""
+        return {
+            "ok": self.ok,
+            "level": self.level,
+            "rung": self.rung,
+            "slots": self.slots,
+            "compared": self.compared,
+            "nbytes": self.nbytes,
+            "seconds": round(self.seconds, 3),
+            "digest": self.digest,
+            "problems": [
+                {
+                    "rung": p.rung,
+                    "message": p.message,
+                    "slot": None if p.slot is None else [p.slot.item, *p.slot.path],
+                    "sources": [list(s) for s in p.sources],
+                }
+                for p in self.problems
+            ],
+        }
+
+    def __str__(self) -> str:
+        from bridge.report import verdict_text  # noqa: PLC0415 - the report needs Verdict
+
+        return verdict_text(self)

@@ -1,0 +1,324 @@
+"""The command line: a thin shell over the public functions.
+
+Starts without numpy and without JAX; each command imports what it needs. Standard output carries
+the result and nothing else, so that it can be piped; everything else goes to standard error.
+
+Exit codes: 0 done; 1 a checkpoint failed, a plan has problems, or a difference was found; 2 wrong
+usage; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from bridge._arguments import make_parser
+
+__all__ = ["main"]
+
+DONE, FAILED, INTERRUPTED = 0, 1, 130
+_MIN_WIDTH = 40
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run ``linen2nnx``.
+
+    Args:
+        argv: the arguments; default: those of the process.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        SystemExit: after ``--help`` and ``--version`` (0) and after wrong usage (2).
+
+    >>> main(["diff", "/no/such/checkpoint", "/no/such/other"])
+    1
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.encoding.lower() != "utf-8":
+        sys.stdout.reconfigure(errors="backslashreplace")
+    args = make_parser(COMMANDS).parse_args(argv)
+    try:
+        code: int = args.run(args)
+    except KeyboardInterrupt:
+        return _fail("interrupted", INTERRUPTED)
+    except Exception as error:
+        if args.debug or not _expected(error):
+            raise
+        return _fail(f"error: {error}")
+    with _pipe():
+        sys.stdout.flush()
+    return code
+
+
+def _inspect(args: argparse.Namespace) -> int:
+    from bridge import report  # noqa: PLC0415
+    from bridge.roles import find_roles  # noqa: PLC0415
+
+    runs, checkpoint = _look(args.path, args.step)
+    data: dict[str, Any] = {"runs": [report.run_json(run) for run in runs], "checkpoint": None}
+    if checkpoint is None:
+        text = report.runs_text(runs, _width())
+    elif args.leaf is not None:
+        text, data = _leaf(checkpoint, args.leaf)
+    else:
+        roles = find_roles(checkpoint.leaves)
+        data["checkpoint"] = report.checkpoint_json(checkpoint, roles)
+        text = report.checkpoint_text(checkpoint, roles, _width())
+        if runs:
+            text = f"{report.run_text(runs[0], _width())}\n\n{text}"
+    return _show(args, text, data)
+
+
+def _look(path: str, step: float | None) -> tuple[tuple[Any, ...], Any]:
+    """The runs at a path and the checkpoint to show: none of it when there are several."""
+    import legacy  # noqa: PLC0415
+
+    try:
+        checkpoint = legacy.open(path, step=step)
+    except (
+        legacy.AmbiguousCheckpoint,
+        legacy.NotACheckpoint,
+        legacy.CheckpointNotFound,
+    ):
+        runs = legacy.find(path) if step is None and Path(path).is_dir() else ()
+        if not any(run.steps for run in runs):
+            raise
+        return runs, None
+    if not Path(path).is_dir() or checkpoint.path.samefile(path):
+        return (), checkpoint
+    return (legacy.steps_of(path),), checkpoint
+
+
+def _leaf(checkpoint: Any, text: str) -> tuple[str, dict[str, Any]]:
+    from bridge import report  # noqa: PLC0415
+    from bridge._stats import find_leaf, statistics  # noqa: PLC0415
+
+    leaf = find_leaf(checkpoint, text)
+    found = statistics(leaf)
+    return report.leaf_text(leaf, found, _width()), report.leaf_json(leaf, found)
+
+
+def _plan(args: argparse.Namespace) -> int:
+    from bridge import planning, report  # noqa: PLC0415
+
+    model, tx = _target(args)
+    if args.save_target:
+        from bridge import describe  # noqa: PLC0415
+
+        _write(args.save_target, describe(model, tx).to_json())
+    made = planning.plan(
+        args.path,
+        model=model,
+        tx=tx,
+        rules=args.rules,
+        step=args.step,
+        at=dict(args.at) or None,
+        seed=args.seed,
+    )
+    if args.output and made.ok:
+        Path(args.output).write_text(made.to_json(), encoding="utf-8")
+        _note(f"plan written to {args.output}")
+    elif args.output:
+        _note(f"the plan has problems, so {args.output} was not written")
+    _show(args, report.plan_text(made, _width()), report.plan_json(made))
+    return DONE if made.ok else FAILED
+
+
+def _convert(args: argparse.Namespace) -> int:
+    from bridge import report  # noqa: PLC0415
+    from bridge._batch import convert_all  # noqa: PLC0415
+
+    places = args.places
+    options = _convert_options(args)
+    outcomes = []
+    try:
+        with _progress(quiet=args.json or args.jobs > 1) as (before, on_progress):
+            options["on_progress"] = on_progress
+            for outcome in convert_all(places, jobs=args.jobs, before=before, **options):
+                outcomes.append(outcome)
+                if outcome.error is not None:
+                    _report_failure(args, outcome)
+                if not args.json:
+                    _print(report.outcome_text(outcome, _width(), dry_run=args.dry_run))
+    except KeyboardInterrupt:
+        done = sum(len(outcome.converted) for outcome in outcomes)
+        _note(f"interrupted: {done} steps are done and stay; what was begun has been removed")
+        return INTERRUPTED
+    _show(
+        args, report.outcomes_text(outcomes, dry_run=args.dry_run), [o.to_json() for o in outcomes]
+    )
+    return FAILED if any(outcome.error for outcome in outcomes) else DONE
+
+
+def _convert_options(args: argparse.Namespace) -> dict[str, Any]:
+    model, tx = _target(args)
+    if args.plan is None and model is None:
+        _note("no --model and no --plan: the target is structural (the source's own paths)")
+    return {
+        "plan": _load_plan(args.plan),
+        "model": model,
+        "tx": tx,
+        "rules": args.rules,
+        "at": dict(args.at) or None,
+        "steps": args.steps,
+        "layout": args.layout,
+        "link": args.link,
+        "overwrite": args.overwrite,
+        "verify": args.verify,
+        "sync": args.sync,
+        "dry_run": args.dry_run,
+        "seed": args.seed,
+    }
+
+
+def _report_failure(args: argparse.Namespace, outcome: Any) -> None:
+    if args.debug or not _expected(outcome.error):
+        import traceback  # noqa: PLC0415
+
+        traceback.print_exception(outcome.error)
+    _note(f"error: {outcome.path}: {outcome.error}")
+
+
+def _verify(args: argparse.Namespace) -> int:
+    from bridge import report, verify  # noqa: PLC0415
+
+    verdict = verify(
+        args.src, args.dst, plan=_load_plan(args.plan), step=args.step, level=args.level
+    )
+    _show(args, report.verdict_text(verdict, _width()), verdict.to_json())
+    return DONE if verdict.ok else FAILED
+
+
+def _diff(args: argparse.Namespace) -> int:
+    from bridge import diff, report  # noqa: PLC0415
+
+    found = diff(args.a, args.b, values=args.values, step_a=args.step_a, step_b=args.step_b)
+    _show(args, report.diff_text(found, _width()), found.to_json())
+    return DONE if found.same else FAILED
+
+
+COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
+    "inspect": _inspect,
+    "plan": _plan,
+    "convert": _convert,
+    "verify": _verify,
+    "diff": _diff,
+}
+
+
+def _target(args: argparse.Namespace) -> tuple[Any, Any]:
+    """What ``--model``, ``--tx`` and ``--target`` name."""
+    from bridge.spec import resolve  # noqa: PLC0415
+
+    if args.target is not None:
+        import json  # noqa: PLC0415
+
+        from bridge.errors import TargetError  # noqa: PLC0415
+        from bridge.target import Target  # noqa: PLC0415
+
+        try:
+            return Target.from_json(json.loads(Path(args.target).read_text("utf-8"))), None
+        except ValueError as error:
+            raise TargetError(f"{args.target} is no target spec: {error}") from error
+    found = []
+    for name in (args.model, args.tx):
+        module, colon, attribute = (name or "").partition(":")
+        if module.endswith(".py"):  # a file anywhere: its folder is where it imports from
+            sys.path.insert(0, str(Path(module).absolute().parent))
+            name = f"{Path(module).stem}{colon}{attribute}"  # noqa: PLW2901 - same thing as a module
+        found.append(None if name is None else resolve(name))
+    return found[0], found[1]
+
+
+def _load_plan(path: str | None) -> Any:
+    if path is None:
+        return None
+    from bridge import Plan  # noqa: PLC0415
+
+    return Plan.from_json(Path(path).read_text("utf-8"))
+
+
+def _expected(error: BaseException) -> bool:
+    """Whether an error is one for the user rather than for us."""
+    from bridge.errors import BridgeError  # noqa: PLC0415
+    from legacy.errors import LegacyError  # noqa: PLC0415
+
+    return isinstance(error, (BridgeError, LegacyError, OSError))
+
+
+def _fail(message: str, code: int = FAILED) -> int:
+    _note(message)
+    return code
+
+
+def _note(message: str) -> None:
+    with _pipe():
+        sys.stderr.write(f"linen2nnx: {message}\n")
+
+
+def _show(args: argparse.Namespace, text: str, data: Any) -> int:
+    """Print the result in the form that was asked for."""
+    if args.json:
+        import json  # noqa: PLC0415
+
+        text = json.dumps(data, indent=1, default=str)
+    _print(text)
+    return DONE
+
+
+def _print(text: str) -> None:
+    with _pipe():
+        sys.stdout.write(f"{text}\n")
+
+
+@contextlib.contextmanager
+def _pipe() -> Iterator[None]:
+    """A reader that has enough (``| head``) is no error, and does not stop a conversion."""
+    try:
+        yield
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _write(path: str, data: Any) -> None:
+    import json  # noqa: PLC0415
+
+    Path(path).write_text(json.dumps(data, indent=1), encoding="utf-8")
+    _note(f"target spec written to {path}")
+
+
+def _width() -> int:
+    import shutil  # noqa: PLC0415
+
+    return max(_MIN_WIDTH, shutil.get_terminal_size((80, 24)).columns)
+
+
+@contextlib.contextmanager
+def _progress(
+    *, quiet: bool
+) -> Iterator[tuple[Callable[[Path], None], Callable[[int, int], None] | None]]:
+    """A progress bar on standard error, when somebody is watching."""
+    if quiet or not sys.stderr.isatty():
+        yield (lambda _: None), None
+        return
+    from rich.console import Console  # noqa: PLC0415
+    from rich.progress import DownloadColumn, Progress, TextColumn  # noqa: PLC0415
+
+    columns = (
+        TextColumn("{task.description}"),
+        *Progress.get_default_columns()[1:],
+        DownloadColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("")
+        yield (
+            lambda path: bar.update(task, description=path.name),
+            lambda done, total: bar.update(task, completed=done, total=total),
+        )

@@ -1,0 +1,205 @@
+"""Abstract NNX objects as a :class:`~bridge.target.Target`.
+
+What Orbax's StandardSave would write for ``nnx.state(model)`` decides: each array it would save is
+a slot, each empty entry an :class:`~bridge.target.Empty`. A test holds this to real checkpoints.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+
+from bridge.errors import TargetError
+from bridge.items import gather
+from bridge.spec import resolve
+from bridge.target import Empty, Slot, SlotPath, Target
+
+__all__ = ["Place", "describe", "places", "resolve", "target_of"]
+
+_EPHEMERAL = (nnx.RngState, nnx.Cache, nnx.Intermediate, nnx.Perturbation)
+_OWN_COLLECTIONS: tuple[tuple[type[Any], str], ...] = (
+    (nnx.OptState, "opt_state"),
+    (nnx.RngState, "rngs"),
+)
+
+
+def describe(model: Any, tx: Any = None) -> Target:
+    """Describe where each array of a model, and of its optimizer, goes in an NNX checkpoint.
+
+    Nothing is allocated: factories are traced as ``nnx.eval_shape`` does, and of live objects only
+    shapes, dtypes and shardings are used. Sharding annotations need no mesh.
+
+    Args:
+        model: one of
+
+            - a function without arguments that returns an ``nnx.Module`` or an ``nnx.Optimizer``,
+              a tuple of one module and one optimizer, or a dict of objects by item name. A class
+              or function whose only required argument is ``rngs`` is called with
+              ``nnx.Rngs(0)``;
+            - a live or abstract module, optimizer or ``nnx.State``, or ``(graphdef, state)``;
+            - a dict of these by item name.
+        tx: an optax transformation, or a function without arguments that returns one; for a dict
+            of models a dict by the model's name. Adds ``nnx.Optimizer(model, tx,
+            wrt=nnx.Param)``. For another ``wrt`` give the optimizer in ``model``.
+
+    Returns:
+        Slots of the items ``model`` and ``optimizer``; for a dict of the items that it names, and
+        ``<name>_optimizer``.
+
+    Raises:
+        TargetError: the model is none of these, cannot be traced, or holds what no checkpoint can
+            keep.
+
+    >>> import optax
+    >>> from flax import nnx
+    >>> target = describe(lambda: nnx.Linear(2, 3, rngs=nnx.Rngs(0)), optax.sgd(0.1))
+    >>> [(str(slot.ref), slot.variable_type, slot.shape) for slot in target.slots]
+    [('model:bias', 'Param', (3,)), ('model:kernel', 'Param', (2, 3)), ('optimizer:step', 'OptState', ())]
+    """
+    return target_of(gather(model, tx).objects)
+
+
+def target_of(objects: Mapping[str, Any]) -> Target:
+    """The target of abstract objects by item name.
+
+    Args:
+        objects: :attr:`bridge.items.Items.objects`.
+
+    Raises:
+        TargetError: two places of one name on disk, or a container that Orbax does not know.
+    """
+    slots: list[Slot] = []
+    empties: list[Empty] = []
+    for item, value in objects.items():
+        for place in places(value):
+            if place.empty:
+                if place.disk_path:
+                    empties.append(Empty(item, place.disk_path, _empty_type(item, place)))
+            else:
+                slots.append(_slot(item, place))
+    return Target(tuple(slots), tuple(empties))
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """One leaf of a saved state, whatever it holds.
+
+    Attributes:
+        path: as :attr:`~bridge.target.Slot.path`.
+        disk_path: as :attr:`~bridge.target.Slot.disk_path`.
+        kind: the Variable class; None for an array that is in no Variable.
+        value: the leaf; a container without leaves when ``empty``.
+        empty: whether ``value`` holds no leaf.
+    """
+
+    path: SlotPath
+    disk_path: SlotPath
+    kind: type[Any] | None
+    value: Any
+    empty: bool
+
+
+def places(value: Any) -> Iterator[Place]:
+    """Walk a module, optimizer or state as Orbax walks its ``nnx.state``.
+
+    Args:
+        value: an nnx object or state; leaves may be of any type.
+
+    Yields:
+        Its leaves and empty containers, in the order of the saved tree.
+
+    >>> [(p.path, p.disk_path) for p in places(nnx.State({"a": nnx.Param((1, 2))}))]
+    [(('a', '0'), ('a', 'value', '0')), (('a', '1'), ('a', 'value', '1'))]
+    """
+    state = value if isinstance(value, nnx.State) else nnx.state(value)
+    for outer, node in _flatten(state, stop=nnx.Variable):
+        if not isinstance(node, nnx.Variable):
+            yield Place(outer, outer, None, node, _is_empty(node))
+            continue
+        for inner, leaf in _flatten(node):
+            # the first entry is the Variable's own 'value'; one further down is the user's
+            yield Place(outer + inner[1:], outer + inner, type(node), leaf, _is_empty(leaf))
+
+
+def _flatten(tree: Any, stop: type[Any] | tuple[()] = ()) -> Iterator[tuple[SlotPath, Any]]:
+    found, _ = jax.tree_util.tree_flatten_with_path(
+        tree, is_leaf=lambda x: isinstance(x, stop) or _is_empty(x)
+    )
+    for path, leaf in found:
+        yield tuple(_name(key) for key in path), leaf
+
+
+def _is_empty(x: Any) -> bool:
+    return not jax.tree_util.all_leaves([x]) and not jax.tree.leaves(
+        x, is_leaf=lambda y: y is not x
+    )
+
+
+def _name(key: Any) -> str:
+    # as orbax.checkpoint._src.tree.utils.str_keypath
+    for attribute in ("idx", "key", "name"):
+        if hasattr(key, attribute):
+            return str(getattr(key, attribute))
+    raise TargetError(f"the state has a tree key {key!r} of a type that Orbax does not save.")
+
+
+def _empty_type(item: str, place: Place) -> str:
+    value = place.value
+    if value is None or hasattr(value, "_fields"):
+        return "None"  # optax.MaskedNode and its like
+    for kind, name in ((list, "List"), (tuple, "Tuple"), (Mapping, "Dict")):
+        if isinstance(value, kind):
+            return name
+    raise TargetError(
+        f"{item}: {'/'.join(place.path)} holds an empty {type(value).__name__}, which Orbax cannot "
+        "save. Remove it from the state (nnx.static)."
+    )
+
+
+def _slot(item: str, place: Place) -> Slot:
+    kind, struct = place.kind, place.value
+    key_impl = None
+    if jax.dtypes.issubdtype(struct.dtype, jax.dtypes.prng_key):
+        struct, key_impl = _key_data(struct)
+    return Slot(
+        item=item,
+        path=place.path,
+        disk_path=place.disk_path,
+        variable_type="Array" if kind is None else kind.__name__,
+        collection="" if kind is None else _collection(kind),
+        shape=tuple(struct.shape),
+        dtype=np.dtype(struct.dtype).name,
+        key_impl=key_impl,
+        ephemeral=kind is not None and issubclass(kind, _EPHEMERAL),
+    )
+
+
+def _key_data(key: jax.ShapeDtypeStruct) -> tuple[jax.ShapeDtypeStruct, str]:
+    impl: list[str] = []
+
+    def data(k: Any) -> Any:
+        impl.append(str(jax.random.key_impl(k)))
+        return jax.random.key_data(k)
+
+    found: jax.ShapeDtypeStruct = jax.eval_shape(data, jax.ShapeDtypeStruct(key.shape, key.dtype))
+    return found, impl[0]
+
+
+def _collection(kind: type[Any]) -> str:
+    """The Linen collection of a Variable class: its own, its nearest parent's, or by its name."""
+    for own, name in _OWN_COLLECTIONS:
+        if issubclass(kind, own):
+            return name
+    for parent in kind.__mro__:
+        try:
+            return str(nnx.variable_name_from_type(parent))
+        except ValueError:
+            continue
+    # nnx.bridge names the class it makes for a collection like the collection
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", kind.__name__).lower()

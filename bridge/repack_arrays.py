@@ -1,0 +1,239 @@
+"""Writes arrays into an OCDBT database in transactions of bounded size.
+
+Measured with TensorStore 0.1.86 on two cores: memory held is about four times the bytes of the
+largest chunk (decoded view, zstd output, the data file being put together), plus the transaction.
+Hence ``BATCH`` and ``CHUNK``. Writing a memory-mapped array with
+``can_reference_source_data_indefinitely`` takes no copy of it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import ml_dtypes
+import numpy as np
+
+from bridge.errors import WriteFailed
+from bridge.layout import zarr_metadata
+from bridge.target import Slot
+
+__all__ = ["ArrayWriter", "choose_chunks", "chunk_names", "moves_unread", "stored_chunks"]
+
+BATCH = 32 << 20
+"""Bytes of arrays in one transaction (one chunk, when that is more)."""
+
+CHUNK = 32 << 20
+"""Arrays above this are cut. Orbax cuts at 2 GiB by default, and at ``chunk_byte_size`` when a
+user names one: this is the same cut, so that memory stays small."""
+
+_SMALL = 1 << 20
+_SEPARATOR = "."
+
+
+def choose_chunks(shape: tuple[int, ...], itemsize: int, limit: int = CHUNK) -> tuple[int, ...]:
+    """The chunk shape of a new array.
+
+    It is what Orbax's ``choose_chunk_shape`` gives for ``limit``: the largest dimension goes down
+    to its next smaller divisor until the chunk is small enough. Where that ends below 1 MiB (a
+    prime dimension), the array stays in one piece.
+
+    Args:
+        shape: of the array, without zeros.
+        itemsize: bytes of an element.
+        limit: bytes that a chunk should not exceed.
+
+    Returns:
+        The chunk shape.
+
+    >>> choose_chunks((50257, 768), 4), choose_chunks((1000003, 768), 4), choose_chunks((), 4)
+    ((1733, 768), (1000003, 768), ())
+    """
+    chunk = list(shape)
+    while math.prod(chunk) * itemsize > limit:
+        axis = chunk.index(max(chunk))
+        if chunk[axis] == 1:
+            return shape
+        chunk[axis] = _smaller_divisor(shape[axis], chunk[axis])
+    small = math.prod(chunk) * itemsize < _SMALL
+    return shape if small and tuple(chunk) != shape and limit >= _SMALL else tuple(chunk)
+
+
+def _smaller_divisor(size: int, below: int) -> int:
+    low = [d for d in range(1, math.isqrt(size) + 1) if size % d == 0]
+    return max(d for d in (*low, *(size // d for d in low)) if d < below)
+
+
+def stored_chunks(document: Mapping[str, Any]) -> tuple[int, ...]:
+    """The chunk shape that a ``.zarray`` document names."""
+    return tuple(int(n) for n in document["chunks"])
+
+
+def chunk_names(document: Mapping[str, Any]) -> frozenset[str]:
+    """The names of all chunks of an array.
+
+    Args:
+        document: its ``.zarray``.
+
+    Returns:
+        Names relative to the array; ``0`` for an array without dimensions.
+
+    >>> sorted(chunk_names({"shape": [3, 2], "chunks": [2, 2]}))
+    ['0.0', '1.0']
+    """
+    counts = [-(-n // c) for n, c in zip(document["shape"], document["chunks"], strict=True)]
+    if not counts:
+        return frozenset({"0"})
+    return frozenset(_SEPARATOR.join(map(str, i)) for i in itertools.product(*map(range, counts)))
+
+
+def moves_unread(document: Mapping[str, Any], slot: Slot, names: Iterable[str]) -> bool:
+    """Whether the stored chunks of an array are those of the slot, byte for byte.
+
+    Args:
+        document: the ``.zarray`` of the source.
+        slot: where it goes.
+        names: the names of the chunks that are there.
+
+    Returns:
+        False when the array has to be decoded: another dtype, byte order or shape than the slot,
+        filters, chunks in folders, or chunks that are not stored (they count as the fill value,
+        and Orbax would call them missing).
+    """
+    try:
+        text = str(document["dtype"])
+        dtype = np.dtype(getattr(ml_dtypes, text, text))
+        wanted = np.dtype(getattr(ml_dtypes, slot.dtype, slot.dtype))
+        fits = (
+            document["zarr_format"] == 2  # noqa: PLR2004 - zarr 2
+            and dtype == wanted
+            and tuple(document["shape"]) == slot.shape
+            and not document.get("filters")
+            and document.get("dimension_separator", _SEPARATOR) == _SEPARATOR
+        )
+        return fits and chunk_names(document) <= set(names)
+    except (KeyError, TypeError, ValueError):
+        return False
+
+
+class ArrayWriter:
+    """Collects arrays in a transaction and commits it whenever it is full.
+
+    Args:
+        database: an open TensorStore key-value store.
+        folder: where it lies, for messages.
+
+    Use it as a context manager: leaving without an error commits the rest.
+    """
+
+    def __init__(self, database: Any, folder: Path) -> None:
+        import tensorstore as ts  # noqa: PLC0415
+
+        self._ts = ts
+        self._database = database
+        self._folder = folder
+        self._context = ts.Context({"cache_pool": {"total_bytes_limit": 0}})
+        self._transaction = ts.Transaction()
+        self._held = 0
+        self._pending: Any = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if kind is None:
+            self.commit()
+            self._settle()
+        else:
+            self._transaction.abort()
+            with suppress(WriteFailed):  # nothing may be writing when the folder is removed
+                self._settle()
+
+    def put(self, name: str, key: str, value: bytes) -> None:
+        """Write one key below an array's name (``.zarray`` or a chunk) as it is."""
+        self._wait(self._bound.write(f"{name}/{key}", value))
+        self._count(len(value))
+
+    def write(self, name: str, value: np.ndarray[Any, Any], chunks: tuple[int, ...]) -> None:
+        """Encode and write an array.
+
+        Args:
+            name: its name in the item.
+            value: its contents. It is read until the transaction is committed, and not copied.
+            chunks: the chunk shape.
+
+        Raises:
+            WriteFailed: the disk is full, or the folder cannot be written.
+        """
+        spec = {
+            "driver": "zarr",
+            "metadata": zarr_metadata(value.shape, chunks),
+            "dtype": value.dtype.name,
+            "recheck_cached_data": False,
+            "recheck_cached_metadata": False,
+            "store_data_equal_to_fill_value": True,
+        }
+        store = self._wait(
+            self._ts.open(
+                spec, kvstore=self._bound / f"{name}/", create=True, context=self._context
+            )
+            if chunks == value.shape
+            else self._ts.open(
+                spec, kvstore=self._database / f"{name}/", create=True, context=self._context
+            )
+        )
+        if chunks == value.shape:
+            self._write(store, value)
+            return
+        for block in _blocks(value.shape, chunks):
+            self._write(store.with_transaction(self._transaction)[block], value[block])
+
+    def commit(self) -> None:
+        """Begin to commit what was collected; at most one transaction is on its way."""
+        self._settle()
+        if self._held:
+            self._pending = self._transaction.commit_async()
+            self._transaction = self._ts.Transaction()
+            self._held = 0
+
+    @property
+    def _bound(self) -> Any:
+        return self._database.with_transaction(self._transaction)
+
+    def _write(self, store: Any, value: np.ndarray[Any, Any]) -> None:
+        self._wait(store.write(value, can_reference_source_data_indefinitely=True).copy)
+        self._count(value.nbytes)
+
+    def _count(self, nbytes: int) -> None:
+        self._held += max(nbytes, 1)
+        if self._held >= BATCH:
+            self.commit()
+
+    def _settle(self) -> None:
+        if self._pending is not None:
+            pending, self._pending = self._pending, None
+            self._wait(pending)
+
+    def _wait(self, future: Any) -> Any:
+        try:
+            return future.result()
+        except (ValueError, OSError, RuntimeError) as error:
+            raise WriteFailed(f"{self._folder}: could not be written: {error}") from error
+
+
+def _blocks(shape: tuple[int, ...], chunks: tuple[int, ...]) -> Iterator[tuple[slice, ...]]:
+    starts = (range(0, n, c) for n, c in zip(shape, chunks, strict=True))
+    for corner in itertools.product(*starts):
+        yield tuple(
+            slice(at, min(at + c, n)) for at, c, n in zip(corner, chunks, shape, strict=True)
+        )

@@ -1,0 +1,327 @@
+"""Plans, verdicts and differences as text and as JSON.
+
+Everything here is a function from a value to text: nothing is printed and nothing is read. Long
+paths are wrapped, never cut, and only :func:`legacy.format_path` makes text of a path.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from bridge._diff import Diff, LeafDifference, describe
+from bridge._fold import Family, fold, fold_paths
+from bridge._mirror import Mirror, mirrors
+from bridge._plan import Plan, Problem, Step
+from bridge._text import WIDTH, count, size, table, wrap, wrap_path
+from bridge._verdict import RUNGS, Verdict
+from bridge.report_tree import (
+    checkpoint_json,
+    checkpoint_text,
+    run_json,
+    run_text,
+    runs_text,
+    tree_lines,
+)
+from bridge.report_tree import leaf_json as structure_json
+from bridge.target import SlotRef
+from legacy import Leaf, LeafPath, format_path
+
+if TYPE_CHECKING:
+    from bridge._batch import Outcome
+    from bridge._stats import Statistics
+
+__all__ = [
+    "checkpoint_json",
+    "checkpoint_text",
+    "diff_json",
+    "diff_text",
+    "leaf_json",
+    "leaf_text",
+    "outcome_text",
+    "outcomes_text",
+    "plan_json",
+    "plan_summary",
+    "plan_text",
+    "run_json",
+    "run_text",
+    "runs_text",
+    "tree_lines",
+    "verdict_json",
+    "verdict_text",
+]
+
+
+def plan_summary(plan: Plan) -> str:
+    """A plan in one line: how many leaves and slots ended where.
+
+    >>> from bridge._plan import Plan
+    >>> from bridge.target import Target
+    >>> plan_summary(Plan((), (), (), (), Target(()), ""))
+    '0 leaves: 0 mapped, 0 ignored; 0 slots: 0 filled, 0 initialised; 0 problems'
+    """
+    mapped = {p: s.why.partition(":")[0] for s in plan.steps for p in s.sources}
+    reasons = Counter(mapped.values())
+    why = ", ".join(f"{n} {reason}" for reason, n in reasons.most_common())
+    ignored = {i.path for i in plan.ignored}
+    stuck = {p for problem in plan.problems for p in problem.sources} - mapped.keys() - ignored
+    filled = {ref for s in plan.steps for ref in s.slots}
+    slots = len(plan.target.slots)
+    leaves = len(mapped) + len(ignored) + len(stuck)
+    open_slots = slots - len(filled) - len(plan.initialised)
+    return (
+        f"{count(leaves, 'leaf', 'leaves')}: {len(mapped)} mapped{f' ({why})' if why else ''}, "
+        f"{len(ignored)} ignored{f', {len(stuck)} open' if stuck else ''}; "
+        f"{count(slots, 'slot')}: {len(filled)} filled, {len(plan.initialised)} initialised"
+        f"{f', {open_slots} open' if open_slots > 0 else ''}; "
+        f"{count(len(plan.problems), 'problem')}"
+    )
+
+
+def plan_text(plan: Plan, width: int | None = None) -> str:
+    """A plan as a table: what is mapped where and why, then all that is not mapped.
+
+    Args:
+        plan: any plan.
+        width: of the terminal; default 80.
+
+    Returns:
+        Lines of text; rows that agree up to an index (``layers_{0…11}``) are one row.
+    """
+    width = width or WIDTH
+    lines = wrap(plan_summary(plan), width, "", "  ")
+    if plan.source:
+        lines += wrap(f"source: {plan.source}", width, "", "  ")
+    if plan.target.structural:
+        said = "target: structural (no model was given: the source's own structure)"
+        lines += wrap(said, width, "", "  ")
+    if plan.steps:
+        lines += ["", "mapped: source → slot, transforms, why"]
+        lines += table(_fold_steps(plan.steps), width)
+    lines += _ignored_lines(plan, width)
+    lines += _initialised_lines(plan, width)
+    for warning in plan.warnings:
+        lines += ["", *wrap(f"warning: {warning}", width, "", "  ")]
+    lines += _problem_lines(plan.problems, width)
+    return "\n".join(lines)
+
+
+def plan_json(plan: Plan) -> dict[str, Any]:
+    """The stored form of a plan, with its digest and summary."""
+    stored: dict[str, Any] = json.loads(plan.to_json())
+    return {"ok": plan.ok, "digest": plan.digest(), "summary": plan_summary(plan), **stored}
+
+
+def _fold_steps(steps: Sequence[Step]) -> list[tuple[str, str, str]]:
+    """Rows of the table in the order of the steps, copies of the params in a row each."""
+    order = {id(step): n for n, step in enumerate(steps)}
+    copies = mirrors(steps)
+    told = {id(step) for copy in copies for step in copy.steps}
+    rows = [
+        (
+            (*step.sources, *(ref.path for ref in step.slots)),
+            (step.slots[0].item, step.transforms, step.why),
+            step,
+        )
+        if len(step.sources) == len(step.slots) == 1
+        else ((), id(step), step)
+        for step in steps
+        if id(step) not in told
+    ]
+    shown = [(order[id(family.rows[0])], _family_row(family)) for family in fold(rows)]
+    shown += [(order[id(copy.steps[0])], _copy_row(copy)) for copy in copies]
+    return [row for _, row in sorted(shown, key=lambda pair: pair[0])]
+
+
+def _family_row(family: Family[Step]) -> tuple[str, str, str]:
+    step, n = family.rows[0], len(family.rows)
+    note = "; ".join([*map(str, step.transforms), step.why]) + (f" ×{n}" if n > 1 else "")
+    if not family.paths:
+        return " + ".join(fold_paths(step.sources)), _slots_text(step.slots), note
+    source, slot = family.paths
+    return source, f"{step.slots[0].item}:{slot}", note
+
+
+def _copy_row(copy: Mirror) -> tuple[str, str, str]:
+    like = f"as {format_path(copy.original)} ×{len(copy.steps)}; {copy.why}"
+    slot = f"{format_path(copy.slot)}/…" if copy.slot else "…"
+    return f"{format_path(copy.source)}/…", f"{copy.item}:{slot}", like
+
+
+def _slots_text(slots: Sequence[SlotRef]) -> str:
+    by_item: dict[str, list[LeafPath]] = {}
+    for ref in slots:
+        by_item.setdefault(ref.item, []).append(ref.path)
+    return " + ".join(f"{item}:{t}" for item, paths in by_item.items() for t in fold_paths(paths))
+
+
+def _ignored_lines(plan: Plan, width: int) -> Iterator[str]:
+    if not plan.ignored:
+        return
+    yield ""
+    yield f"ignored: {count(len(plan.ignored), 'leaf', 'leaves')}"
+    rows = [((i.path,), i.rule, i) for i in plan.ignored]
+    yield from table(((f.paths[0], "", _times(f.rows[0].rule, f.rows)) for f in fold(rows)), width)
+
+
+def _initialised_lines(plan: Plan, width: int) -> Iterator[str]:
+    if not plan.initialised:
+        return
+    yield ""
+    yield f"initialised: {count(len(plan.initialised), 'slot')}"
+    rows = [((i.slot.path,), (i.slot.item, i.how, i.rule), i) for i in plan.initialised]
+    shown = []
+    for family in fold(rows):
+        first = family.rows[0]
+        note = _times(f"{first.how}; {first.rule}", family.rows)
+        shown.append((f"{first.slot.item}:{family.paths[0]}", "", note))
+    yield from table(shown, width)
+
+
+def _times(text: str, rows: Sequence[Any]) -> str:
+    return f"{text} ×{len(rows)}" if len(rows) > 1 else text
+
+
+def _problem_lines(problems: Sequence[Problem], width: int) -> Iterator[str]:
+    if not problems:
+        return
+    yield ""
+    yield f"problems: {len(problems)} (nothing is written while there are any)"
+    for n, problem in enumerate(problems, 1):
+        first, rest = f"  {n}. ", " " * (len(str(n)) + 4)
+        yield from wrap(f"{problem.kind}: {problem.message}", width, first, rest)
+        for candidate in problem.candidates:
+            yield from wrap(f"candidate: {candidate}", width, rest, f"{rest}  ")
+        if problem.rule:
+            yield f"{rest}rule to paste:"
+            yield from (f"{rest}    {line}" for line in problem.rule.splitlines())
+
+
+def verdict_text(verdict: Verdict, width: int | None = None) -> str:
+    """A verdict in a line, or with every difference.
+
+    >>> verdict_text(Verdict("none", "", slots=3))
+    'not verified (level none)'
+    """
+    width = width or WIDTH
+    if verdict.level == "none":
+        return "not verified (level none)"
+    compared = (
+        f"{verdict.compared:,} of {count(verdict.slots, 'value')} compared bit for bit, "
+        f"{size(verdict.nbytes)}, {verdict.seconds:.1f} s"
+    )
+    reached = f"rung {verdict.rung} ({RUNGS[verdict.rung]})" if verdict.rung else "no rung"
+    if verdict.ok:
+        return "\n".join(wrap(f"verified to {reached}: {compared}", width, "", "  "))
+    found = count(len(verdict.problems), "difference")
+    lines = wrap(f"NOT VERIFIED: {found}; {reached} holds; {compared}", width, "", "  ")
+    for problem in verdict.problems:
+        lines += wrap(str(problem), width, "  ", "      ")
+    return "\n".join(lines)
+
+
+def verdict_json(verdict: Verdict) -> dict[str, Any]:
+    """A verdict as plain JSON values."""
+    return verdict.to_json()
+
+
+def diff_text(diff: Diff, width: int | None = None) -> str:
+    """The differences of two checkpoints, most important first."""
+    width = width or WIDTH
+    lines = [*wrap_path(diff.a, width, "a  ", "   "), *wrap_path(diff.b, width, "b  ", "   ")]
+    how = "equal bit for bit" if diff.values else "equal in structure (values not compared)"
+    said = f"{count(diff.equal, 'leaf', 'leaves')} {how}"
+    if diff.same:
+        return "\n".join([*lines, f"same: {said}"])
+    lines += wrap(
+        f"different: {count(len(diff.changed), 'leaf', 'leaves')} differ, {len(diff.only_a)} only "
+        f"in a, {len(diff.only_b)} only in b; {said}",
+        width,
+    )
+    for name, only in (("a", diff.only_a), ("b", diff.only_b)):
+        if only:
+            lines += ["", f"only in {name}"]
+            for item in dict.fromkeys(item for item, _ in only):
+                for text in fold_paths([path for i, path in only if i == item]):
+                    lines += wrap_path(_in_item(item, text), width, "  ", "      ")
+    if diff.changed:
+        lines += ["", "different: a | b"]
+    for change in diff.changed:
+        lines += _change_lines(change, width)
+    return "\n".join(lines)
+
+
+def _change_lines(change: LeafDifference, width: int) -> Iterator[str]:
+    yield from wrap_path(_in_item(change.item, format_path(change.path)), width, "  ", "      ")
+    said = f"{', '.join(change.what)}: {change.a}"
+    if change.b != change.a:
+        said += f" | {change.b}"
+    if change.measure is not None and change.measure.differing and change.measure.size > 1:
+        said += f"; {change.measure}"
+    yield from wrap(said, width, "      ", "      ")
+
+
+def _in_item(item: str, path: str) -> str:
+    return f"{item}:{path}" if item else path
+
+
+def diff_json(diff: Diff) -> dict[str, Any]:
+    """The differences as plain JSON values."""
+    return diff.to_json()
+
+
+def leaf_text(leaf: Leaf, found: Statistics | str, width: int | None = None) -> str:
+    """One leaf with statistics of its values, or its value."""
+    width = width or WIDTH
+    lines = wrap_path(format_path(leaf.path), width, "", "    ")
+    lines.append(f"  {describe(leaf)}, {size(leaf.nbytes)}")
+    if isinstance(found, str):
+        return "\n".join([*lines, *wrap(f"value {found}", width, "  ", "    ")])
+    lines.append(
+        f"  {count(found.size, 'element')}, {found.size - found.finite} NaN or infinite, "
+        f"{found.zeros} zero"
+    )
+    if found.mean is not None:
+        lines.append(
+            f"  min {found.minimum:.6g}, max {found.maximum:.6g}, mean {found.mean:.6g}, "
+            f"std {found.std:.6g}"
+        )
+    more = ", …" if found.size > len(found.first) else ""
+    lines += wrap(f"first {', '.join(found.first)}{more}", width, "  ", "    ")
+    for note in leaf.notes:
+        lines += wrap(f"note: {note}", width, "  ", "    ")
+    return "\n".join(lines)
+
+
+def leaf_json(leaf: Leaf, found: Statistics | str) -> dict[str, Any]:
+    """The same as plain JSON values."""
+    key = "value" if isinstance(found, str) else "statistics"
+    return {**structure_json(leaf), key: found if isinstance(found, str) else dict(found.to_json())}
+
+
+def outcome_text(outcome: Outcome, width: int | None = None, *, dry_run: bool = False) -> str:
+    """What became of one path in a conversion."""
+    width = width or WIDTH
+    head = f"{outcome.path} → {outcome.out}"
+    lines = wrap_path(head, width, "", "    ")
+    if outcome.error is not None:
+        lines.append(f"  FAILED: {type(outcome.error).__name__} (see the error message)")
+    for done in outcome.converted:
+        said = f"step {done.step}: {size(done.nbytes)}, {done.seconds:.1f} s"
+        if dry_run:
+            said += "; nothing written (dry run)"
+        elif done.verdict is not None:
+            arrays = ", ".join(f"{n} {how}" for how, n in done.written.items() if n)
+            said += f"; arrays: {arrays or 'none'}; {verdict_text(done.verdict, 10_000)}"
+        lines += wrap(said, width, "  ", "      ")
+    return "\n".join(lines)
+
+
+def outcomes_text(outcomes: Sequence[Outcome], *, dry_run: bool = False) -> str:
+    """A conversion in one line."""
+    steps = sum(len(outcome.converted) for outcome in outcomes)
+    failed = sum(outcome.error is not None for outcome in outcomes)
+    verb = "would be converted" if dry_run else "converted"
+    return f"{count(steps, 'checkpoint')} {verb}, {failed} failed"

@@ -1,0 +1,81 @@
+"""Names of Python objects in text: ``--model pkg.mod:fn`` on the command line and in specs.
+
+Needs no JAX itself; what the named module imports is the user's affair.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from bridge.errors import TargetError
+
+__all__ = ["resolve"]
+
+
+def resolve(text: str) -> Any:
+    """Import the object that ``pkg.mod:name`` names.
+
+    The current folder is searched first, as ``python -m`` does.
+
+    Args:
+        text: module, colon, name; the name may have dots (``models:Zoo.small``).
+
+    Returns:
+        The object itself; it is not called.
+
+    Raises:
+        TargetError: the text has another form, the module does not exist or fails when it is
+            imported, or it has no such name.
+
+    >>> resolve("math:sqrt")(9.0)
+    3.0
+    """
+    name, colon, attribute = text.partition(":")
+    if not (colon and attribute.strip() and name.strip()):
+        raise TargetError(
+            f"{text!r} does not name a Python object; expected module:name, such as "
+            "my_package.models:make_model."
+        )
+    if name.endswith(".py") or "/" in name:
+        module = ".".join(Path(name).with_suffix("").parts)
+        raise TargetError(f"{text!r}: give the module, not its file: {module}:{attribute}")
+    found: Any = _module(name, text)
+    for n, part in enumerate(attribute.split(".")):
+        if not hasattr(found, part):
+            owner = ".".join([name, *attribute.split(".")[:n]])
+            raise TargetError(f"{text!r}: {owner} has no {part!r}.{_near(part, dir(found))}")
+        found = getattr(found, part)
+    return found
+
+
+def _module(name: str, text: str) -> ModuleType:
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    importlib.invalidate_caches()
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is not None and (name == error.name or name.startswith(f"{error.name}.")):
+            raise TargetError(
+                f"{text!r}: there is no module {error.name!r} on the Python path (searched "
+                f"{here} first). Run from the folder that holds it, or set PYTHONPATH."
+            ) from error
+        raise TargetError(f"{text!r}: importing {name} failed: {error}") from error
+    except Exception as error:
+        raise TargetError(
+            f"{text!r}: importing {name} failed: {type(error).__name__}: {error}"
+        ) from error
+
+
+def _near(part: str, names: list[str]) -> str:
+    public = [n for n in names if not n.startswith("_")]
+    close = difflib.get_close_matches(part, public, n=3)
+    if close:
+        return f" Did you mean {' or '.join(close)}?"
+    return f" It has {', '.join(public[:8])}{', ...' if len(public) > 8 else ''}." if public else ""  # noqa: PLR2004 - a line's worth

@@ -1,0 +1,327 @@
+"""The values every format is read into: a leaf, and a table of leaves.
+
+Whatever wrote a checkpoint, the rest of the program sees one thing: a mapping from a path (a
+tuple of strings) to a leaf that knows its kind, shape and dtype and has not been read yet. Paths
+stay tuples everywhere, because a key may hold a slash or a dot; :func:`format_path` is the only
+place where one becomes text, and :func:`parse_path` its inverse.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+
+from legacy.errors import DamagedCheckpoint, LegacyError
+
+__all__ = [
+    "FileRegion",
+    "Kind",
+    "Leaf",
+    "LeafPath",
+    "LeafTable",
+    "Node",
+    "StoredArray",
+    "format_path",
+    "natural_key",
+    "parse_path",
+]
+
+LeafPath: TypeAlias = tuple[str, ...]
+"""Where a leaf is: dict keys, field names and sequence indices, all as strings."""
+
+Index: TypeAlias = tuple[slice, ...]
+
+Kind = Literal["array", "scalar", "number", "bool", "str", "bytes", "none", "empty", "key"]
+"""What a leaf is.
+
+``array``: an n-d array. ``scalar``: a numpy scalar (Orbax writes Python numbers as such, too).
+``number``: a Python int, float or complex. ``bool``, ``str``, ``bytes``, ``none``: the Python
+values. ``empty``: a container without children; ``Leaf.container`` says which. ``key``: a typed
+PRNG key; ``read`` gives its uint32 data and ``Leaf.key_impl`` names the algorithm.
+"""
+
+ARRAY_KINDS: frozenset[str] = frozenset({"array", "scalar", "key"})
+"""Kinds whose value is bytes of a shape and a dtype."""
+
+_PLAIN = re.compile(r"[^/\"\s\\*{}\[\]#]+")
+_COMPONENT = re.compile(r'"(?:[^"\\]|\\.)*"|[^/"]+')
+_DIGITS = re.compile(r"(\d+)")
+
+
+def format_path(path: LeafPath) -> str:
+    """Print a path; components that would not read back plainly are quoted as JSON strings.
+
+    >>> format_path(("params", "Dense_0", "kernel"))
+    'params/Dense_0/kernel'
+    >>> format_path(("SpectralNorm_0", "Dense_0/kernel/u"))
+    'SpectralNorm_0/"Dense_0/kernel/u"'
+    >>> format_path(())
+    '/'
+    """
+    if not path:
+        return "/"
+    return "/".join(
+        p if _PLAIN.fullmatch(p) else json.dumps(p, ensure_ascii=False) for p in path
+    )
+
+
+def parse_path(text: str) -> LeafPath:
+    """Read back what :func:`format_path` printed.
+
+    Raises:
+        LegacyError: an empty component or a quote that does not close.
+
+    >>> parse_path('SpectralNorm_0/"Dense_0/kernel/u"')
+    ('SpectralNorm_0', 'Dense_0/kernel/u')
+    """
+    if text == "/":
+        return ()
+    parts: list[str] = []
+    at = 0
+    while True:
+        found = _COMPONENT.match(text, at)
+        if found is None:
+            raise LegacyError(
+                f"path {text!r}: expected a component at character {at}. "
+                'Write components between slashes; quote one that holds a slash: a/"b/c"/d.'
+            )
+        part = found.group()
+        parts.append(json.loads(part) if part.startswith('"') else part)
+        at = found.end()
+        if at == len(text):
+            return tuple(parts)
+        if text[at] != "/":
+            raise LegacyError(f"path {text!r}: expected a slash at character {at}.")
+        at += 1
+
+
+def natural_key(path: LeafPath) -> tuple[tuple[tuple[int, int, str], ...], ...]:
+    """Sort key in which ``Dense_10`` follows ``Dense_2``.
+
+    >>> sorted([("Dense_10",), ("Dense_2",)], key=natural_key)
+    [('Dense_2',), ('Dense_10',)]
+    """
+    return tuple(_natural_part(p) for p in path)
+
+
+@functools.lru_cache(maxsize=1 << 16)  # names repeat from block to block
+def _natural_part(part: str) -> tuple[tuple[int, int, str], ...]:
+    # isascii: "²".isdigit() is true and int("²") is an error
+    return tuple(
+        (0, int(s), "") if s.isascii() and s.isdigit() else (1, 0, s)
+        for s in _DIGITS.split(part)
+        if s
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class FileRegion:
+    """Raw C-order little-endian bytes of one array inside a file (msgpack)."""
+
+    file: Path
+    offset: int
+    nbytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class StoredArray:
+    """One array of a TensorStore-readable store.
+
+    ``root`` is the absolute folder of the OCDBT database, or the folder that holds one folder per
+    parameter; ``key`` is the name inside it, without a trailing slash.
+    """
+
+    driver: Literal["zarr", "zarr3"]
+    root: Path
+    ocdbt: bool
+    key: str
+
+    def spec(self) -> dict[str, Any]:
+        """The TensorStore spec that opens this array (for reading)."""
+        base = {"driver": "file", "path": f"{self.root}/"}
+        if self.ocdbt:
+            kv: dict[str, Any] = {"driver": "ocdbt", "base": base, "path": f"{self.key}/"}
+        else:
+            kv = {"driver": "file", "path": f"{self.root}/{self.key}/"}
+        return {"driver": self.driver, "kvstore": kv, "open": True}
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """What an inner node of the tree was, where the file still says so.
+
+    ``container`` is ``dict``, ``list``, ``tuple`` or ``namedtuple``; ``name`` the class name.
+    Plain dicts get no entry in :attr:`LeafTable.nodes`.
+    """
+
+    container: str
+    name: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Leaf:
+    """One value of a checkpoint, not read until :meth:`read` is called.
+
+    Attributes:
+        path: where it is in the tree.
+        kind: see :data:`Kind`.
+        shape: ``()`` for everything that is no array.
+        dtype: None for kinds that have none (``number``, ``str``, ``none``, ``empty``, ...).
+        nbytes: bytes of the value when read (0 for ``none`` and ``empty``).
+        storage: where the bytes lie, for writers that move them without decoding.
+        container: for ``empty``: ``dict``, ``list``, ``tuple``, or a class name.
+        key_impl: for ``key``: ``threefry2x32``, ``rbg``, ...
+        chunks: chunk shape on disk, where the store has one.
+        notes: what the file no longer says about this leaf, in words.
+    """
+
+    path: LeafPath
+    kind: Kind
+    shape: tuple[int, ...] = ()
+    dtype: np.dtype[Any] | None = None
+    nbytes: int = 0
+    reader: Callable[[Index | None], Any] = field(
+        default=lambda _: None, repr=False, compare=False
+    )
+    storage: FileRegion | StoredArray | None = field(default=None, repr=False, compare=False)
+    container: str | None = None
+    key_impl: str | None = None
+    chunks: tuple[int, ...] | None = field(default=None, compare=False)
+    notes: tuple[str, ...] = field(default=(), compare=False)
+
+    def read(self, index: Index | None = None) -> Any:
+        """The value: a numpy array for ``array`` and ``key``, a numpy scalar, or a Python value.
+
+        Args:
+            index: slices (step 1), one for each axis; only this block is read. Arrays only.
+
+        Returns:
+            An array of exactly ``shape`` (of the block) and ``dtype``. It may be a read-only view
+            of the mapped file: copy it before writing to it.
+
+        Raises:
+            DamagedCheckpoint: the bytes are not what the index of the checkpoint promised.
+        """
+        value = self.reader(index)
+        if self.kind in ("array", "key"):
+            want = self.shape if index is None else _block_shape(index, self.shape)
+            got = np.asarray(value)
+            if got.shape != want or got.dtype != self.dtype:
+                raise DamagedCheckpoint(
+                    f"leaf {format_path(self.path)}: the checkpoint's index says shape {want} "
+                    f"dtype {self.dtype}, its bytes give shape {got.shape} dtype {got.dtype}. "
+                    "The checkpoint is damaged; take another step or a backup.",
+                    leaf=self.path,
+                )
+            return got
+        return value
+
+
+def _block_shape(index: Index, shape: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(len(range(*s.indices(n))) for s, n in zip(index, shape, strict=True))
+
+
+class LeafTable(Mapping[LeafPath, Leaf]):
+    """All leaves of one tree, in natural order; reading none of them.
+
+    Args:
+        leaves: the leaves; two of one path, or one below another, are an error.
+        nodes: what inner nodes were, where the file says so (plain dicts need no entry).
+        json_file: the file, when this is a JSON item (metrics, config) rather than a tree item.
+
+    Raises:
+        DamagedCheckpoint: a path occurs twice, or a leaf lies below another leaf.
+    """
+
+    __slots__ = ("_leaves", "json_file", "nodes")
+
+    def __init__(
+        self,
+        leaves: Iterable[Leaf],
+        nodes: Mapping[LeafPath, Node] | None = None,
+        *,
+        json_file: Path | None = None,
+    ) -> None:
+        ordered = sorted(leaves, key=lambda leaf: natural_key(leaf.path))
+        table: dict[LeafPath, Leaf] = {}
+        for leaf in ordered:
+            if leaf.path in table:
+                raise DamagedCheckpoint(
+                    f"leaf {format_path(leaf.path)} occurs twice in this checkpoint.",
+                    leaf=leaf.path,
+                )
+            table[leaf.path] = leaf
+        parents = {path[:n] for path in table for n in range(len(path))}
+        for path in table:
+            if path in parents:
+                raise DamagedCheckpoint(
+                    f"leaf {format_path(path)} has other leaves below it in this checkpoint.",
+                    leaf=path,
+                )
+        self._leaves: Mapping[LeafPath, Leaf] = MappingProxyType(table)
+        self.nodes: Mapping[LeafPath, Node] = MappingProxyType(dict(nodes or {}))
+        self.json_file = json_file
+
+    def __getitem__(self, path: LeafPath) -> Leaf:
+        return self._leaves[path]
+
+    def __iter__(self) -> Iterator[LeafPath]:
+        return iter(self._leaves)
+
+    def __len__(self) -> int:
+        return len(self._leaves)
+
+    def __repr__(self) -> str:
+        return f"<LeafTable of {len(self)} leaves, {self.nbytes} bytes>"
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all leaves when read."""
+        return sum(leaf.nbytes for leaf in self.values())
+
+    def below(self, prefix: LeafPath) -> LeafTable:
+        """The leaves below ``prefix``, their paths without it.
+
+        >>> table = LeafTable([Leaf(("a", "b"), "none")])
+        >>> list(table.below(("a",)))
+        [('b',)]
+        """
+        n = len(prefix)
+        return LeafTable(
+            (replace(v, path=p[n:]) for p, v in self.items() if p[:n] == prefix),
+            {p[n:]: v for p, v in self.nodes.items() if p[:n] == prefix},
+        )
+
+    def under(self, prefix: LeafPath) -> LeafTable:
+        """The same leaves moved below ``prefix``.
+
+        >>> list(LeafTable([Leaf(("b",), "none")]).under(("a",)))
+        [('a', 'b')]
+        """
+        return LeafTable(
+            (replace(v, path=prefix + p) for p, v in self.items()),
+            {prefix + p: v for p, v in self.nodes.items()},
+        )
+
+    def signature(self) -> str:
+        """Digest of the structure: paths, kinds, shapes and dtypes, no values.
+
+        Checkpoints of one signature can be converted by one plan.
+
+        >>> LeafTable([]).signature()[:12]
+        '4f53cda18c2b'
+        """
+        rows = [
+            [list(p), v.kind, list(v.shape), None if v.dtype is None else v.dtype.name]
+            for p, v in sorted(self.items())
+        ]
+        return hashlib.sha256(json.dumps(rows, ensure_ascii=True).encode()).hexdigest()

@@ -1,0 +1,161 @@
+"""Looking at files, and reading JSON documents that may be damaged or hostile.
+
+"Nothing there" is told from "may not look", and a field of a wrong type is reported by file and
+field, so that nothing behind this module meets a ``KeyError``.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import stat
+from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
+
+from legacy.errors import CannotLook, DamagedCheckpoint
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+__all__ = [
+    "cannot_look",
+    "entry_kind",
+    "expect",
+    "list_folder",
+    "optional",
+    "parse_json",
+    "read_json",
+]
+
+MAX_DOCUMENT: Final = 1 << 29
+MAX_DEPTH: Final = 256
+
+T = TypeVar("T")
+_GONE: Final = (errno.ENOENT, errno.ENOTDIR)
+
+
+def entry_kind(path: Path) -> str | None:
+    """``file``, ``folder`` or ``other``; None where nothing is.
+
+    Raises:
+        CannotLook: something is in the way of looking, which is not the same as "nothing there".
+
+    >>> from pathlib import Path
+    >>> entry_kind(Path("/nowhere/at/all")) is None
+    True
+    """
+    try:
+        mode = os.stat(path).st_mode  # noqa: PTH116 - Path.stat costs three times as much
+    except OSError as error:
+        if error.errno in _GONE:
+            return None
+        cannot_look(path, error)
+    except ValueError:  # a NUL in the name
+        return None
+    if stat.S_ISDIR(mode):
+        return "folder"
+    return "file" if stat.S_ISREG(mode) else "other"
+
+
+def list_folder(folder: Path) -> list[str]:
+    """The names in a folder, sorted; empty where there is no folder.
+
+    Raises:
+        CannotLook: the folder cannot be listed.
+    """
+    try:
+        return sorted(os.listdir(folder))  # noqa: PTH208 - names, not paths
+    except OSError as error:
+        if error.errno in _GONE:
+            return []
+        cannot_look(folder, error)
+
+
+def cannot_look(path: Path, error: OSError) -> NoReturn:
+    """Raise CannotLook for a file or folder that the system refused to show."""
+    raise CannotLook(
+        f"{path}: cannot be read ({error.strerror or error}). Is it yours, and is the disk "
+        "mounted? Make it readable and try again.",
+        path=path,
+    ) from error
+
+
+def read_json(file: Path) -> Any:
+    """Parse a JSON document of a checkpoint.
+
+    Returns:
+        The parsed value, or None where there is no such file. (No document of Orbax is ``null``.)
+
+    Raises:
+        CannotLook: the file cannot be read.
+        DamagedCheckpoint: it is no JSON, or absurdly large or deep.
+    """
+    try:
+        raw = file.read_bytes() if file.stat().st_size <= MAX_DOCUMENT else None
+    except OSError as error:
+        if error.errno in _GONE:
+            return None
+        cannot_look(file, error)
+    if raw is None:
+        raise DamagedCheckpoint(
+            f"{file}: larger than {MAX_DOCUMENT} bytes; no Orbax document is.", path=file
+        )
+    return parse_json(raw, str(file), file)
+
+
+def parse_json(raw: bytes, where: str, file: Path) -> Any:
+    """Parse the JSON text ``raw``; ``where`` says in messages what it is.
+
+    >>> from pathlib import Path
+    >>> parse_json(b"[1]", "x", Path("x"))
+    [1]
+    """
+    try:
+        return json.loads(raw)
+    except RecursionError as error:
+        raise DamagedCheckpoint(f"{where}: JSON nested too deeply.", path=file) from error
+    except ValueError as error:
+        offset = getattr(error, "pos", getattr(error, "start", None))
+        raise DamagedCheckpoint(
+            f"{where}: {len(raw)} bytes that are no JSON ({error}). The file was cut or "
+            "overwritten; take another step or a backup.",
+            path=file,
+            offset=offset,
+        ) from error
+
+
+def expect(value: Any, kind: type[T], file: Path, field: str) -> T:
+    """Return ``value`` when it is of ``kind``.
+
+    Raises:
+        DamagedCheckpoint: it is not; the message names file and field.
+
+    >>> from pathlib import Path
+    >>> expect(3, int, Path("_METADATA"), "key_type")
+    3
+    """
+    # bool is an int to Python, not to a format
+    if isinstance(value, kind) and (kind is bool or not isinstance(value, bool)):
+        return value
+    raise DamagedCheckpoint(
+        f"{file}: field {field} should be {kind.__name__}, and is {type(value).__name__} "
+        f"({short(value)}). The document is damaged or from a release this one does not know.",
+        path=file,
+    )
+
+
+def short(value: Any) -> str:
+    """The ``repr`` of a value, cut to fit into a message."""
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."  # noqa: PLR2004
+
+
+def optional(document: Mapping[str, Any], key: str, kind: type[T], file: Path) -> T | None:
+    """Return ``document[key]`` when it is of ``kind``; None when it is null or not there.
+
+    Raises:
+        DamagedCheckpoint: it is of another kind.
+    """
+    value = document.get(key)
+    return None if value is None else expect(value, kind, file, key)

@@ -1,0 +1,303 @@
+"""The documents that Orbax writes beside the arrays: their file names, their keys, their types.
+
+Every release since 0.3 describes a tree in JSON, each with a few keys more than the one before.
+The documents are read here into plain values. Facts are from orbax-checkpoint's
+``_src/metadata/`` (0.12.8) and from checkpoints of the releases themselves (FORMATS.md).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final, NoReturn
+
+from legacy.errors import DamagedCheckpoint
+from legacy.leaves import LeafPath, Node, format_path
+from legacy.orbax_documents import (
+    MAX_DEPTH,
+    entry_kind,
+    expect,
+    list_folder,
+    optional,
+    read_json,
+    short,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+__all__ = [
+    "StepMetadata",
+    "TreeEntry",
+    "TreeMetadata",
+    "random_key_impls",
+    "read_step_metadata",
+    "read_strings",
+    "read_tree_metadata",
+]
+
+TREE_METADATA: Final = "_METADATA"
+"""JSON index of a tree: paths and value types (opt-in from 0.3.2, always from 0.5)."""
+AGGREGATE: Final = "checkpoint"
+"""msgpack index of a tree, with the values that got no array of their own (0.0 to 0.5.15)."""
+STEP_METADATA: Final = "_CHECKPOINT_METADATA"
+"""JSON about a whole save: handlers of its items, custom metadata (from 0.5.11)."""
+SHARDING: Final = "_sharding"
+"""Which devices held the arrays. Information only: no reader needs it."""
+STRINGS: Final = "_strings.json"
+"""Values of string leaves, by storage name (from 0.3)."""
+ARRAY_METADATAS: Final = "array_metadatas"
+"""Folder of ``process_<n>`` files; the only place that names the algorithm of a typed key."""
+V1_MARKER: Final = "orbax.checkpoint"
+"""Empty file that marks a save of Orbax v1 (from 0.11.19)."""
+PLACEHOLDER: Final = "PLACEHOLDER://"
+"""Starts a string in the aggregate file that stands for a stored array."""
+
+TREE_KEY: Final = "tree_metadata"
+KEY_METADATA: Final = "key_metadata"
+VALUE_METADATA: Final = "value_metadata"
+KEY: Final = "key"
+KEY_TYPE: Final = "key_type"
+VALUE_TYPE: Final = "value_type"
+USE_ZARR3: Final = "use_zarr3"
+USE_OCDBT: Final = "use_ocdbt"
+STORES_FILL_VALUE: Final = "store_array_data_equal_to_fill_value"
+CUSTOM_METADATA: Final = "custom_metadata"
+ITEM_HANDLERS: Final = "item_handlers"
+PARAM_NAME: Final = "param_name"
+EXT_METADATA: Final = "ext_metadata"
+ARRAY_METADATA: Final = "array_metadata"
+KEY_IMPL: Final = "random_key_impl"
+
+SEQUENCE_KEY: Final = 1
+DICT_KEY: Final = 2
+STRING_TYPE: Final = "string"
+SCALAR_TYPE: Final = "scalar"
+NONE_TYPE: Final = "None"
+EMPTY_TYPES: Final = MappingProxyType(
+    {"Dict": "dict", "List": "list", "Tuple": "tuple", "NamedTuple": "namedtuple"}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class TreeEntry:
+    """One leaf of ``_METADATA``: where it is, and the name of the type that was saved."""
+
+    path: LeafPath
+    value_type: str
+
+
+@dataclass(frozen=True, slots=True)
+class TreeMetadata:
+    """What ``_METADATA`` says of a tree.
+
+    Attributes:
+        file: the document.
+        entries: its leaves, empty values included.
+        nodes: the sequences among its inner nodes (list and tuple are written alike).
+        keys: the keys of the document, which tell the release that wrote it.
+        zarr3: whether the arrays are zarr3.
+        stores_fill_value: whether chunks equal to the fill value were stored, too; so a missing
+            chunk is damage.
+        custom: the user's metadata.
+    """
+
+    file: Path
+    entries: tuple[TreeEntry, ...]
+    nodes: Mapping[LeafPath, Node]
+    keys: frozenset[str]
+    zarr3: bool
+    stores_fill_value: bool
+    custom: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class StepMetadata:
+    """What ``_CHECKPOINT_METADATA`` says: handler names by item (None: one tree), and custom."""
+
+    items: Mapping[str, str] | None
+    custom: Mapping[str, Any]
+
+
+def read_tree_metadata(folder: Path) -> TreeMetadata | None:
+    """Read ``_METADATA`` of a tree folder.
+
+    Args:
+        folder: the folder of one tree.
+
+    Returns:
+        Its content, or None where there is no such file.
+
+    Raises:
+        CannotLook: the file cannot be read.
+        DamagedCheckpoint: it is no JSON, or a field has a wrong type; the message names it.
+
+    Source: ``orbax/checkpoint/_src/metadata/tree.py``. The keys of ``tree_metadata`` are
+    ``str(tuple)`` and are not parsed: ``key_metadata`` has the same path without quoting.
+    """
+    file = folder / TREE_METADATA
+    document = read_json(file)
+    if document is None:
+        if entry_kind(file) is None:
+            return None
+        expect(document, dict, file, "(whole document)")
+    expect(document, dict, file, "(whole document)")
+    rows = expect(document.get(TREE_KEY), dict, file, TREE_KEY)
+    types: dict[LeafPath, int] = {}
+    entries = [_entry(label, row, file, types) for label, row in rows.items()]
+    nodes = {path: Node("list") for path, kind in types.items() if kind == SEQUENCE_KEY}
+    return TreeMetadata(
+        file=file,
+        entries=tuple(entries),
+        nodes=nodes,
+        keys=frozenset(document),
+        zarr3=bool(optional(document, USE_ZARR3, bool, file)),
+        stores_fill_value=bool(optional(document, STORES_FILL_VALUE, bool, file)),
+        custom=optional(document, CUSTOM_METADATA, dict, file) or {},
+    )
+
+
+def _entry(label: str, row: Any, file: Path, types: dict[LeafPath, int]) -> TreeEntry:
+    """One entry, checked; ten thousand of them are usual, so a good one is passed quickly."""
+    try:
+        keys = row[KEY_METADATA]
+        path: LeafPath = tuple([key[KEY] for key in keys])
+        kinds = [key[KEY_TYPE] for key in keys]
+        entry = TreeEntry(path, row[VALUE_METADATA][VALUE_TYPE])
+    except (LookupError, TypeError):
+        _explain(label, row, file)
+    plain = all(type(name) is str for name in path) and all(type(kind) is int for kind in kinds)
+    if not plain or type(entry.value_type) is not str or len(path) > MAX_DEPTH:
+        _explain(label, row, file)
+    for n, kind in enumerate(kinds):
+        if types.setdefault(path[:n], kind) != kind or kind != DICT_KEY:
+            _note_type(path[:n], path[n], kind, file, types)
+    return entry
+
+
+def _explain(label: str, row: Any, file: Path) -> NoReturn:
+    """Say which field of an entry is of a wrong type."""
+    field = f"{TREE_KEY}[{short(label)}]"
+    expect(row, dict, file, field)
+    keys = expect(row.get(KEY_METADATA), list, file, f"{field}.{KEY_METADATA}")
+    for n, key in enumerate(keys):
+        where = f"{field}.{KEY_METADATA}[{n}]"
+        expect(key, dict, file, where)
+        expect(key.get(KEY), str, file, f"{where}.{KEY}")
+        expect(key.get(KEY_TYPE), int, file, f"{where}.{KEY_TYPE}")
+    value = expect(row.get(VALUE_METADATA), dict, file, f"{field}.{VALUE_METADATA}")
+    expect(value.get(VALUE_TYPE), str, file, f"{field}.{VALUE_METADATA}.{VALUE_TYPE}")
+    raise DamagedCheckpoint(
+        f"{file}: {field} is nested {len(keys)} deep; no checkpoint is (limit {MAX_DEPTH}).",
+        path=file,
+    )
+
+
+def _note_type(
+    path: LeafPath, name: str, kind: int, file: Path, types: dict[LeafPath, int]
+) -> None:
+    if kind not in (SEQUENCE_KEY, DICT_KEY):
+        raise DamagedCheckpoint(
+            f"{file}: {format_path((*path, name))} has {KEY_TYPE} {kind}; known are "
+            f"{SEQUENCE_KEY} (sequence) and {DICT_KEY} (dict).",
+            path=file,
+        )
+    if types.setdefault(path, kind) != kind:
+        raise DamagedCheckpoint(
+            f"{file}: {format_path(path)} is a sequence by one of its children and a dict by "
+            "another. The document contradicts itself; take another step or a backup.",
+            path=file,
+        )
+    if kind == SEQUENCE_KEY and not (name.isascii() and name.isdigit()):
+        raise DamagedCheckpoint(
+            f"{file}: {format_path((*path, name))} should be an index of a sequence, a number.",
+            path=file,
+        )
+
+
+def read_step_metadata(folder: Path) -> StepMetadata | None:
+    """Read ``_CHECKPOINT_METADATA`` of a step folder (or of a tree saved by itself).
+
+    Returns:
+        Its content, or None where there is no such file.
+
+    Raises:
+        CannotLook: the file cannot be read.
+        DamagedCheckpoint: it is no JSON, or a field has a wrong type.
+
+    Source: ``orbax/checkpoint/_src/metadata/step_metadata_serialization.py``; ``item_handlers``
+    is one name for a tree saved by itself, else a mapping from item to name.
+    """
+    file = folder / STEP_METADATA
+    document = read_json(file)
+    if document is None and entry_kind(file) is None:
+        return None
+    expect(document, dict, file, "(whole document)")
+    handlers = document.get(ITEM_HANDLERS)
+    if handlers is not None and not isinstance(handlers, str):
+        expect(handlers, dict, file, ITEM_HANDLERS)
+        handlers = {
+            name: "" if h is None else expect(h, str, file, f"{ITEM_HANDLERS}.{name}")
+            for name, h in handlers.items()
+        }
+    return StepMetadata(
+        items=handlers if isinstance(handlers, dict) else None,
+        custom=optional(document, CUSTOM_METADATA, dict, file) or {},
+    )
+
+
+def read_strings(file: Path) -> dict[str, str]:
+    """Read a ``_strings.json``: values of string leaves by storage name; empty if there is none.
+
+    Raises:
+        CannotLook: the file cannot be read.
+        DamagedCheckpoint: it is no JSON object of strings.
+    """
+    document = read_json(file)
+    if document is None and entry_kind(file) is None:
+        return {}
+    expect(document, dict, file, "(whole document)")
+    return {name: expect(value, str, file, name) for name, value in document.items()}
+
+
+def random_key_impls(folder: Path) -> dict[str, str] | None:
+    """The algorithms of typed PRNG keys, by storage name.
+
+    Args:
+        folder: the folder of one tree.
+
+    Returns:
+        Names such as ``threefry2x32``; None where the folder has no ``array_metadatas`` at all.
+
+    Raises:
+        CannotLook: a file cannot be read.
+        DamagedCheckpoint: a document is broken, or two processes name two algorithms.
+
+    Source: ``orbax/checkpoint/_src/metadata/array_metadata_store.py`` (from 0.11); nothing else
+    on disk tells a typed key from an array of uint32.
+    """
+    inside = folder / ARRAY_METADATAS
+    if entry_kind(inside) is None:
+        return None
+    found: dict[str, str] = {}
+    for name in list_folder(inside):
+        file = inside / name
+        if entry_kind(file) != "file":
+            continue
+        document = expect(read_json(file), dict, file, "(whole document)")
+        for row in expect(document.get(ARRAY_METADATAS), list, file, ARRAY_METADATAS):
+            _add_impl(expect(row, dict, file, f"{ARRAY_METADATAS}[]"), file, found)
+    return found
+
+
+def _add_impl(row: Mapping[str, Any], file: Path, found: dict[str, str]) -> None:
+    inner = expect(row.get(ARRAY_METADATA), dict, file, ARRAY_METADATA)
+    param = expect(inner.get(PARAM_NAME), str, file, PARAM_NAME)
+    extra = optional(inner, EXT_METADATA, dict, file) or {}
+    impl = optional(extra, KEY_IMPL, str, file)
+    if impl is not None and found.setdefault(param, impl) != impl:
+        raise DamagedCheckpoint(
+            f"{file}: {param} is a PRNG key of {impl}, and of {found[param]} in another file.",
+            path=file,
+        )

@@ -1,0 +1,298 @@
+"""Puts one tree folder together: structure from its index, arrays from their stores.
+
+The index is ``_METADATA``, or else ``checkpoint``, or else nothing but the names of the arrays.
+All that is wrong with a folder is collected before one error says it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from legacy.errors import DamagedCheckpoint, LegacyError, UnsupportedCheckpoint
+from legacy.flax_msgpack import index_msgpack
+from legacy.leaves import Index, Kind, Leaf, LeafPath, LeafTable, format_path
+from legacy.orbax_arrays import ArrayStores
+from legacy.orbax_documents import entry_kind
+from legacy.orbax_index import (
+    NONE_NOTE,
+    TreeIndex,
+    Wanted,
+    from_aggregate,
+    from_metadata,
+    from_names,
+    is_value,
+    raise_all,
+)
+from legacy.orbax_items import Constant
+from legacy.orbax_metadata import (
+    AGGREGATE,
+    CUSTOM_METADATA,
+    SCALAR_TYPE,
+    STRING_TYPE,
+    STRINGS,
+    TREE_METADATA,
+    TreeMetadata,
+    random_key_impls,
+    read_strings,
+    read_tree_metadata,
+)
+from legacy.orbax_reader import ArrayReader, FoundArray
+from legacy.orbax_stores import escapes
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from pathlib import Path
+
+__all__ = ["OpenedTree", "read_tree"]
+
+_NO_ARRAY: Final = "none"
+_CLASH: Final = (
+    "shares its storage name {name!r} with {other}: one value overwrote the other when it was "
+    "saved, and which one is left cannot be known"
+)
+_UNSTORED: Final = (
+    "chunks that are not stored count as the fill value: Orbax 0.5-0.9 left out zarr3 chunks that "
+    "are all zero, so a lost chunk would look the same"
+)
+_PERHAPS_KEY: Final = (
+    "array_metadatas is missing, so a typed PRNG key cannot be told from an array of uint32"
+)
+_ZARR3_ERA: Final = "orbax 0.5-0.9 (2024)"
+_ERAS: Final = (
+    ("use_ocdbt", "orbax 0.12 or newer"),
+    (CUSTOM_METADATA, "orbax 0.11 (2024-2025)"),
+    ("store_array_data_equal_to_fill_value", "orbax 0.7-0.10 (2024)"),
+    ("use_zarr3", _ZARR3_ERA),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedTree:
+    """One tree folder: its leaves, how they lie, and what tells the release."""
+
+    table: LeafTable
+    layout: frozenset[str]
+    era: str
+    evidence: tuple[str, ...]
+    custom: Mapping[str, Any]
+
+
+def read_tree(folder: Path) -> OpenedTree:
+    """Open one tree folder.
+
+    Args:
+        folder: the folder of a save, or of one item of a step.
+
+    Returns:
+        Its leaves and the evidence.
+
+    Raises:
+        CannotLook: a file or folder cannot be read.
+        NotACheckpoint: there is neither an index nor an array.
+        DamagedCheckpoint: documents contradict themselves, each other, or the arrays.
+        UnsupportedCheckpoint: parts that the index names are not on disk, or cannot be read.
+    """
+    metadata = read_tree_metadata(folder)
+    aggregate = None
+    if entry_kind(folder / AGGREGATE) == "file":
+        aggregate = index_msgpack(folder / AGGREGATE)
+    stores = ArrayStores(folder)
+    if metadata is not None:
+        index = from_metadata(metadata, aggregate, folder)
+    elif aggregate is not None:
+        index = from_aggregate(aggregate)
+    else:
+        index = from_names(folder, stores)
+    leaves, arrays = _resolve(index, metadata, stores)
+    try:
+        table = LeafTable(leaves, index.nodes)
+    except DamagedCheckpoint as error:
+        raise DamagedCheckpoint(
+            f"{folder}: {error.message}", path=folder, leaf=error.leaf
+        ) from error
+    values = aggregate is not None and any(is_value(leaf) for leaf in aggregate[0])
+    return OpenedTree(
+        table,
+        _layout(arrays, aggregate=values, stores=stores),
+        _era(metadata, stores, has_aggregate=aggregate is not None),
+        tuple(_evidence(metadata, stores, has_aggregate=aggregate is not None)),
+        {} if metadata is None else metadata.custom,
+    )
+
+
+# --- arrays and strings
+
+
+def _resolve(
+    index: TreeIndex, metadata: TreeMetadata | None, stores: ArrayStores
+) -> tuple[list[Leaf], list[FoundArray]]:
+    leaves, arrays, problems = list(index.ready), [], []
+    worst: type[LegacyError] = UnsupportedCheckpoint
+    strings = [w for w in index.wanted if w.value_type == STRING_TYPE]
+    others = [w for w in index.wanted if w.value_type != STRING_TYPE]
+    found = stores.find(dict.fromkeys(w.name for w in others))
+    if metadata is None:  # no types: what is no array can be a string
+        strings += [w for w in others if isinstance(found[w.name], UnsupportedCheckpoint)]
+    texts = _strings(stores.root, strings) if strings else {}
+    build = _Builder(index, metadata, random_key_impls(stores.root))
+    for want in index.wanted:
+        value = texts.get(want.name, found.get(want.name))
+        if isinstance(value, str):
+            leaves.append(build.string(want, value))
+        elif isinstance(value, FoundArray):
+            leaves.append(build.array(want, value))
+            arrays.append(value)
+        elif want.name == _NO_ARRAY and want.value_type is None:
+            leaves.append(Leaf(want.path, "none", notes=(NONE_NOTE,)))
+        else:
+            said = str(value) if value else f"the string {want.name} is in no {STRINGS}"
+            problems.append(f"leaf {format_path(want.path)}: {said.rstrip('.')}")
+            worst = DamagedCheckpoint if isinstance(value, DamagedCheckpoint) else worst
+    if problems:
+        count = f"{len(problems)} of {len(leaves) + len(problems)} leaves cannot be read"
+        raise_all(worst, f"{stores.root}: {count}", problems, stores.root)
+    _refuse_unnamed(stores, {want.name for want in index.wanted})
+    return leaves, arrays
+
+
+def _refuse_unnamed(stores: ArrayStores, named: set[str]) -> None:
+    """Refuse arrays that lie in the folder and that no index names: they would be lost silently."""
+    unnamed = [] if stores.main is None else sorted(stores.main.arrays.keys() - named)
+    tops = {name.partition("/")[0] for name in named}
+    tops |= {top.replace("\\", "/").partition("/")[0] for top in tops}
+    unnamed += [name for name in sorted(stores.folder.names - tops) if stores.folder.is_array(name)]
+    if unnamed:
+        raise_all(
+            DamagedCheckpoint,
+            f"{stores.root}: {len(unnamed)} stored arrays are not named by the index",
+            unnamed,
+            stores.root,
+        )
+
+
+def _strings(root: Path, wanted: Iterable[Wanted]) -> dict[str, str]:
+    """String values by storage name: at the root, or (0.3) in the folder of one of them."""
+    found = read_strings(root / STRINGS)
+    for want in wanted:
+        if want.name not in found and not escapes(want.name):
+            found |= read_strings(root / want.name / STRINGS)
+    return found
+
+
+class _Builder:
+    """Makes leaves of what was found."""
+
+    def __init__(
+        self, index: TreeIndex, metadata: TreeMetadata | None, impls: Mapping[str, str] | None
+    ) -> None:
+        self.metadata = metadata
+        self.notes = index.notes
+        self.impls = impls
+        self.count = Counter(want.name for want in index.wanted)
+        self.paths: dict[str, list[LeafPath]] = {}
+        for want in index.wanted:
+            if self.count[want.name] > 1:
+                self.paths.setdefault(want.name, []).append(want.path)
+
+    def string(self, want: Wanted, value: str) -> Leaf:
+        nbytes = len(value.encode(errors="replace"))
+        return self._checked(Leaf(want.path, "str", nbytes=nbytes, reader=Constant(value)), want)
+
+    def array(self, want: Wanted, found: FoundArray) -> Leaf:
+        facts = found.metadata
+        complete = self.metadata is not None and self.metadata.stores_fill_value
+        kind: Kind = "scalar" if want.value_type == SCALAR_TYPE and not facts.shape else "array"
+        impl = (self.impls or {}).get(want.name)
+        kind = "key" if impl is not None else kind
+        leaf = Leaf(
+            want.path,
+            kind,
+            shape=facts.shape,
+            dtype=facts.dtype,
+            nbytes=facts.nbytes,
+            reader=ArrayReader(found, want.path, complete=complete, scalar=kind == "scalar"),
+            storage=found.stored if found.opens_in_place else None,
+            key_impl=impl,
+            chunks=facts.chunks,
+            notes=(*self.notes, *found.notes, *self._doubts(found, impl, complete=complete)),
+        )
+        return self._checked(leaf, want)
+
+    def _doubts(self, found: FoundArray, impl: str | None, *, complete: bool) -> Iterable[str]:
+        facts = found.metadata
+        if facts.fills and not complete and found.lacks_chunks():
+            yield _UNSTORED
+        if (
+            self.impls is None
+            and impl is None
+            and self.metadata is not None
+            and CUSTOM_METADATA in self.metadata.keys
+            and facts.dtype == np.uint32
+            and facts.shape[-1:] in ((2,), (4,))
+        ):
+            yield _PERHAPS_KEY
+
+    def _checked(self, leaf: Leaf, want: Wanted) -> Leaf:
+        if self.count[want.name] == 1:
+            return leaf
+        others = [format_path(p) for p in self.paths[want.name] if p != want.path]
+        note = _CLASH.format(name=want.name, other=", ".join(others))
+        return replace(
+            leaf, reader=_Refusal(want.path, note), storage=None, notes=(*leaf.notes, note)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Refusal:
+    """A reader of a value that was lost when it was saved."""
+
+    path: LeafPath
+    why: str
+
+    def __call__(self, _: Index | None) -> Any:
+        raise UnsupportedCheckpoint(
+            f"leaf {format_path(self.path)} {self.why}. Ignore both leaves by a rule, or save "
+            "again with other keys.",
+            leaf=self.path,
+        )
+
+
+# --- what tells the release
+
+
+def _layout(arrays: list[FoundArray], *, aggregate: bool, stores: ArrayStores) -> frozenset[str]:
+    found = {"aggregate"} if aggregate else set()
+    for stored in {array.layout for array in arrays}:
+        found |= stored
+    if not found:
+        found = {"aggregate" if stores.main is None else "ocdbt"}
+    return frozenset(found)
+
+
+def _era(metadata: TreeMetadata | None, stores: ArrayStores, *, has_aggregate: bool) -> str:
+    if metadata is not None:
+        marks = (era for key, era in _ERAS if key in metadata.keys)
+        known = next(marks, "orbax 0.3-0.4 (2023)")
+        is_early = has_aggregate and known == _ZARR3_ERA
+        return "orbax 0.5.0-0.5.15 (2024)" if is_early else known
+    if has_aggregate:
+        newer = stores.main is not None or "_sharding" in stores.folder.names
+        return "orbax 0.2-0.4 (2023)" if newer else "orbax 0.0-0.3 (2022-2023)"
+    return "an unknown release of orbax (its index is missing)"
+
+
+def _evidence(
+    metadata: TreeMetadata | None, stores: ArrayStores, *, has_aggregate: bool
+) -> Iterable[str]:
+    if metadata is not None:
+        yield f"{TREE_METADATA} with {', '.join(sorted(metadata.keys))}"
+    else:
+        yield f"no {TREE_METADATA}"
+    if has_aggregate:
+        yield f"the msgpack file {AGGREGATE}"
+    if stores.main is not None:
+        yield "an OCDBT database (manifest.ocdbt)"

@@ -102,6 +102,7 @@ def make_plan(source: Path, width: int):
 
 def by_docs(source: Path, out: Path, width: int):
     """Restore everything, rearrange the dicts, put them into live NNX objects, save."""
+    import jax.numpy as jnp
     import orbax.checkpoint as ocp
     from flax import nnx
 
@@ -118,7 +119,7 @@ def by_docs(source: Path, out: Path, width: int):
         adam = old["opt_state"][0]
         opt_state = nnx.state(optimizer)
         pure = {
-            "step": old["step"],
+            "step": jnp.uint32(old["step"]),  # as it is, it would be saved as int64
             "opt_state": {
                 0: {"count": adam["count"], "mu": rename(adam["mu"]), "nu": rename(adam["nu"])}
             },
@@ -135,6 +136,7 @@ def by_docs(source: Path, out: Path, width: int):
 
 def by_repack(source: Path, out: Path, plan_file: Path, *, link: bool):
     import legacy
+    import tensorstore  # noqa: F401 - imported before the clock starts, as in the other way
     from bridge._plan import Plan
     from bridge.output import staged
     from bridge.repack import repack
@@ -179,8 +181,9 @@ def measure(way: str, source: Path, out: Path, plan_file: Path, width: int) -> N
 
 
 def check_equal(a: Path, b: Path) -> None:
-    import legacy
     import numpy as np
+
+    import legacy
 
     left, right = legacy.open(a).leaves, legacy.open(b).leaves
     assert left.signature() == right.signature()

@@ -23,6 +23,7 @@ from bridge.apply import slot_dtype
 from bridge.errors import BridgeError, OutputExists, PlanMismatch
 from bridge.repack import Layout, Progress, repack, stamp
 from legacy import Checkpoint, LeafTable, format_path
+from legacy.paths import absolute
 
 __all__ = ["PROVENANCE", "Converted", "convert"]
 
@@ -132,7 +133,7 @@ def convert(
 
     >>> convert("runs/exp1", "runs_nnx/exp1", plan=plan, steps="all")  # doctest: +SKIP
     """
-    root = Path(out).absolute()
+    root = absolute(out)
     how = _How(layout, link, overwrite, verify, sync, on_progress)
     plans = _Plans(
         plan,
@@ -149,7 +150,7 @@ def convert(
     )
     chosen = [(entry, _step_number(entry)) for entry in _chosen(path, steps)]
     for entry, step in chosen:
-        output.check_apart(Path(path).absolute(), root / str(step))
+        output.check_apart(absolute(path), root / str(step))
         output.check_apart(entry.path, root / str(step))
         if not overwrite and os.path.lexists(root / str(step)):
             raise OutputExists(

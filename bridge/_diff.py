@@ -116,7 +116,7 @@ def diff(
     step_a: float | None = None,
     step_b: float | None = None,
 ) -> Diff:
-    """Compare two checkpoints, each of any format.
+    r"""Compare two checkpoints, each of any format.
 
     Args:
         a: a checkpoint or a run (then its last step).
@@ -131,6 +131,15 @@ def diff(
 
     Raises:
         LegacyError: one of the two cannot be opened or read.
+
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     _ = Path(folder, "old").write_bytes(b"\x81\xa1a\x01")
+    ...     _ = Path(folder, "new").write_bytes(b"\x81\xa1a\x02")
+    ...     found = diff(Path(folder, "old"), Path(folder, "new"))
+    >>> found.same, found.changed[0].a, found.changed[0].b
+    (False, 'number 1', 'number 2')
     """
     started = time.perf_counter()
     first, second = _opened(a, step_a), _opened(b, step_b)

@@ -91,9 +91,15 @@ def restore(
         PlanProblems: the plan has problems; nothing was read.
         PlanMismatch: the plan is for another checkpoint or another model.
 
-    >>> model, optimizer, extras = restore(
-    ...     "runs/exp1", model=lambda: CNN(rngs=nnx.Rngs(0)), tx=optax.adamw(1e-3)
-    ... )  # doctest: +SKIP
+    >>> import pathlib, tempfile
+    >>> from flax import serialization
+    >>> old = {"params": {"kernel": np.eye(2, dtype="f4"), "bias": np.ones(2, "f4")}}
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = pathlib.Path(folder, "checkpoint_7")
+    ...     _ = path.write_bytes(serialization.msgpack_serialize(old))
+    ...     model, _, _ = restore(path, model=lambda: nnx.Linear(2, 2, rngs=nnx.Rngs(0)))
+    >>> model(np.ones(2, "f4"))
+    Array([2., 2.], dtype=float32)
     """
     items = gather(model, tx)
     if isinstance(path, Checkpoint):

@@ -110,7 +110,7 @@ def _plan(args: argparse.Namespace) -> int:
 
     model, tx = _target(args)
     if args.save_target:
-        from bridge import describe  # noqa: PLC0415
+        from bridge.describe import describe  # noqa: PLC0415
 
         _write(args.save_target, describe(model, tx).to_json())
     made = planning.plan(
@@ -148,8 +148,10 @@ def _convert(args: argparse.Namespace) -> int:
                 if not args.json:
                     _print(report.outcome_text(outcome, _width(), dry_run=args.dry_run))
     except KeyboardInterrupt:
-        done = sum(len(outcome.converted) for outcome in outcomes)
-        _note(f"interrupted: {done} steps are done and stay; what was begun has been removed")
+        finished = f"{len(outcomes)} of {len(places)} paths were finished"
+        if args.jobs > 1:
+            finished = f"{len(outcomes)} pieces of work were finished"
+        _note(f"interrupted: {finished}; complete steps stay, what was begun has been removed")
         return INTERRUPTED
     _show(
         args, report.outcomes_text(outcomes, dry_run=args.dry_run), [o.to_json() for o in outcomes]
@@ -183,7 +185,8 @@ def _report_failure(args: argparse.Namespace, outcome: Any) -> None:
         import traceback  # noqa: PLC0415
 
         traceback.print_exception(outcome.error)
-    _note(f"error: {outcome.path}: {outcome.error}")
+    said = str(outcome.error)
+    _note(f"error: {said}" if str(outcome.path) in said else f"error: {outcome.path}: {said}")
 
 
 def _verify(args: argparse.Namespace) -> int:

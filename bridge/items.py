@@ -7,19 +7,18 @@ allocated, and no value of a live object can slip into a result.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import difflib
 import functools
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import jax
-import numpy as np
 from flax import linen, nnx
 
+from bridge._trace import follow, trace
 from bridge.errors import TargetError
 
 __all__ = ["HOMELESS", "Items", "gather"]
@@ -61,21 +60,26 @@ def gather(model: Any, tx: Any = None) -> Items:
     """
     _refuse(model, "the model")
     if isinstance(model, Mapping) and not _is_object(model):
-        items = {name: _maker(value, f"item {name!r}") for name, value in model.items()}
-        named = _named(_trace(lambda: {n: make() for n, make in items.items()}, "the model"))
+        makers = {name: _maker(value, f"item {name!r}") for name, value in model.items()}
+        named = _named(trace(lambda: _all(makers), "the model"))
     else:
-        named = _named(_trace(_maker(model, "the model"), "the model"))
+        named = _named(trace(_maker(model, "the model"), "the model"))
     if tx is None:
         return named
     return Items({**named.objects, **_optimizers(named, tx)}, named.named)
 
 
+def _all(makers: Mapping[str, Callable[[], Any]]) -> dict[str, Any]:
+    # in one trace, so that items go on sharing what they share
+    return {name: _checked_one(make(), f"item {name!r}") for name, make in makers.items()}
+
+
 def _maker(model: Any, what: str) -> Callable[[], Any]:
     _refuse(model, what)
     if _is_object(model) or isinstance(model, tuple):
-        return lambda: model
+        return lambda: _checked(model, what)
     if callable(model):
-        return lambda: _call(model, what)
+        return lambda: _checked(_call(model, what), what)
     raise TargetError(f"{what} is of type {type(model).__name__}. {_TAKES}")
 
 
@@ -122,7 +126,8 @@ def _required(factory: Callable[..., Any]) -> list[str]:
     bound = factory if isinstance(factory, functools.partial) else functools.partial(factory)
     if isinstance(bound.func, type):
         # the metaclass of nnx modules takes anything; their __init__ does not
-        bound = functools.partial(bound.func.__init__, None, *bound.args, **bound.keywords)
+        init = cast("Any", bound.func).__init__
+        bound = functools.partial(init, None, *bound.args, **bound.keywords)
     try:
         parameters = inspect.signature(bound).parameters.values()
     except (TypeError, ValueError):
@@ -132,40 +137,6 @@ def _required(factory: Callable[..., Any]) -> list[str]:
         for p in parameters
         if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
     ]
-
-
-def _trace(make: Callable[..., Any], what: str, leaves: Sequence[Any] = ()) -> Any:
-    """Run ``make(*leaves)`` on tracers and return its result with abstract leaves.
-
-    ``nnx.eval_shape`` would do, but for leaves that are no JAX arrays: it gives numpy float64 as
-    float32, cannot say which leaf is a string, and does not take abstract objects as results.
-    """
-    mesh = jax.sharding.get_mesh()
-    box: list[tuple[Any, Any, list[Any], Any]] = []
-
-    def run(*args: Any) -> None:
-        out = _checked(make(*args), what)
-        graphdef, state = nnx.split({"": out})
-        found, tree = jax.tree_util.tree_flatten_with_path(state)
-        structs = [_struct(x, path[1:], what) for path, x in found]
-        box.append((graphdef, tree, structs, list(out) if isinstance(out, dict) else None))
-
-    # an annotated Variable asks for a mesh when it is made; a description needs none
-    eager = nnx.use_eager_sharding(False) if mesh.empty else contextlib.nullcontext()
-    try:
-        with eager:
-            jax.eval_shape(run, *leaves)
-    except TargetError:
-        raise
-    except Exception as error:
-        raise TargetError(
-            f"{what} could not be traced (it runs without values, as under nnx.eval_shape): "
-            f"{type(error).__name__}: {error}"
-        ) from error
-    graphdef, tree, structs, order = box[0]
-    nodes = jax.tree.map(lambda v: _settled(v, mesh), tree.unflatten(structs), is_leaf=_is_variable)
-    made = nnx.merge(graphdef, nodes)[""]
-    return made if order is None else {name: made[name] for name in order}
 
 
 def _checked(out: Any, what: str) -> Any:
@@ -187,54 +158,6 @@ def _checked_one(value: Any, what: str) -> Any:
     if not _is_object(value):
         raise TargetError(f"{what} gives an object of type {type(value).__name__}. {_TAKES}")
     return value
-
-
-def _struct(x: Any, path: tuple[Any, ...], what: str) -> jax.ShapeDtypeStruct:
-    if isinstance(x, bool | int | float | complex):
-        # as nnx.eval_shape and nnx.jit take them
-        return jax.ShapeDtypeStruct((), jax.dtypes.canonicalize_dtype(np.asarray(x).dtype))
-    numeric = isinstance(x, np.ndarray | np.generic) and x.dtype.kind not in "OSUMm"
-    if isinstance(x, jax.core.Tracer) or (numeric and x.dtype.fields is None):
-        return jax.ShapeDtypeStruct(x.shape, x.dtype)
-    if isinstance(x, jax.Array):
-        return jax.ShapeDtypeStruct(
-            x.shape, x.dtype, sharding=x.sharding if x.committed else None
-        )
-    if isinstance(x, jax.ShapeDtypeStruct):
-        return x
-    raise TargetError(_no_array(x, path, what))
-
-
-def _no_array(x: Any, path: tuple[Any, ...], what: str) -> str:
-    return (
-        f"{what}: {jax.tree_util.keystr(path)} holds {x!r:.60} ({type(x).__name__}), which no "
-        "checkpoint of arrays can keep. Make it a plain attribute (nnx.static), not a Variable."
-    )
-
-
-def _is_variable(x: Any) -> bool:
-    return isinstance(x, nnx.Variable)
-
-
-def _settled(node: Any, context: jax.sharding.Mesh) -> Any:
-    """A traced Variable with the metadata and the sharding that it has when made plainly."""
-    if not _is_variable(node):
-        return node
-    metadata = node.get_metadata()
-    if context.empty and not metadata.get("out_sharding"):
-        node.set_metadata("eager_sharding", nnx.using_eager_sharding())
-    struct = node.get_raw_value()
-    mesh = metadata.get("mesh") or context
-    if not isinstance(struct, jax.ShapeDtypeStruct) or struct.sharding is not None:
-        return node
-    if not isinstance(mesh, jax.sharding.Mesh) or mesh.empty:
-        return node
-    spec = nnx.get_partition_spec(node).get_raw_value()
-    return node.replace(_on(struct, jax.sharding.NamedSharding(mesh, spec)))
-
-
-def _on(struct: jax.ShapeDtypeStruct, sharding: Any) -> jax.ShapeDtypeStruct:
-    return jax.ShapeDtypeStruct(struct.shape, struct.dtype, sharding=sharding)
 
 
 def _named(made: Any) -> Items:
@@ -299,7 +222,7 @@ def _optimizer(model: Any, tx: Any, name: str) -> Any:
     if isinstance(model, nnx.State):
         raise TargetError(f"{what}: {name!r} is a state; an optimizer needs the module itself.")
     if not _is_transformation(tx) and callable(tx):
-        tx = tx()
+        tx = _call(tx, what)
     if not _is_transformation(tx):
         raise TargetError(
             f"{what} is of type {type(tx).__name__}; expected an optax transformation such as "
@@ -307,37 +230,13 @@ def _optimizer(model: Any, tx: Any, name: str) -> Any:
         )
     graphdef, state = nnx.split(model)
     leaves, tree = jax.tree.flatten(state)
-    made = _trace(
+    made = trace(
         lambda *args: nnx.Optimizer(nnx.merge(graphdef, tree.unflatten(args)), tx, wrt=nnx.Param),
         what,
         leaves,
     )
-    return _follow(made, state)
+    return follow(made, state)
 
 
 def _is_transformation(tx: Any) -> bool:
     return callable(getattr(tx, "init", None)) and callable(getattr(tx, "update", None))
-
-
-def _follow(optimizer: Any, params: Any) -> Any:
-    """Place what mirrors a parameter as that parameter is placed."""
-    placed = {
-        _names(path): x
-        for path, x in jax.tree_util.tree_leaves_with_path(params)
-        if x.sharding is not None
-    }
-
-    def place(path: tuple[Any, ...], x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
-        names = _names(path)
-        twins = (placed[names[n:]] for n in range(len(names)) if names[n:] in placed)
-        twin = next(twins, None)
-        if x.sharding is not None or twin is None or twin.shape != x.shape:
-            return x
-        return _on(x, twin.sharding)
-
-    graphdef, state = nnx.split(optimizer)
-    return nnx.merge(graphdef, jax.tree_util.tree_map_with_path(place, state))
-
-
-def _names(path: tuple[Any, ...]) -> tuple[str, ...]:
-    return tuple(str(getattr(k, "key", getattr(k, "name", k))) for k in path)

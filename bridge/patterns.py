@@ -16,11 +16,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from bridge.errors import RuleError
-from bridge.patterns_match import Component, Hole, Rest, Text, search
+from bridge.patterns_match import Component, Hole, Program, Rest, Text, search
 from legacy.leaves import LeafPath, format_path
 
 __all__ = ["Captures", "Pattern"]
@@ -45,6 +45,10 @@ class Pattern:
     """
 
     components: tuple[Component, ...]
+    _program: Program = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_program", Program.of(self.components))
 
     @classmethod
     def parse(cls, text: str | Sequence[str]) -> Pattern:
@@ -97,6 +101,16 @@ class Pattern:
         """Whether it has a ``*`` or ``**``, which no text can be filled in for."""
         return any(not isinstance(p, Text) and p.name is None for p in self._pieces())
 
+    @property
+    def unique(self) -> bool:
+        """Whether at most one choice of captures fits a path: there is nothing to try out."""
+        rests = sum(isinstance(c, Rest) for c in self.components)
+        return rests <= 1 and not any(
+            sum(isinstance(p, Hole) for p in c) > 1
+            for c in self.components
+            if not isinstance(c, Rest)
+        )
+
     def _pieces(self) -> Iterator[Text | Hole | Rest]:
         for component in self.components:
             if isinstance(component, Rest):
@@ -110,7 +124,7 @@ class Pattern:
         Raises:
             RuleError: the pattern is too ambiguous for this path to be decided.
         """
-        return search(self.components, path)
+        return search(self._program, path)
 
     def fill(self, captures: Captures) -> LeafPath:
         """The path with text for every name.

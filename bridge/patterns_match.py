@@ -7,6 +7,7 @@ occur twice can make it long, and then it stops with an error instead of running
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -14,7 +15,7 @@ from typing import TypeAlias
 from bridge.errors import RuleError
 from legacy.leaves import LeafPath, format_path
 
-__all__ = ["Component", "Hole", "Rest", "Text", "search"]
+__all__ = ["Component", "Hole", "Program", "Rest", "Text", "search"]
 
 MAX_TRIES = 1_000_000
 """Steps after which the search is given up."""
@@ -63,31 +64,59 @@ class Rest:
 Component: TypeAlias = "Rest | tuple[Text | Hole, ...]"
 
 
-def search(components: Sequence[Component], path: LeafPath) -> dict[str, Value] | None:
+Piece: TypeAlias = "Text | Hole | Rest | None"
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """A pattern made ready for searching many paths.
+
+    Attributes:
+        tokens: the pieces in a row; None is the end of a component.
+        live: for each token, the names bound before it that are still to be compared. A failure
+            is final only for their values.
+        length: how many components a path must have; None for any.
+    """
+
+    tokens: tuple[Piece, ...]
+    live: tuple[tuple[str, ...], ...]
+    length: int | None
+
+    @classmethod
+    def of(cls, components: Sequence[Component]) -> Program:
+        """Prepare the components of a pattern."""
+        tokens = tuple(_tokens(components))
+        names = [None if t is None else t.name for t in tokens]
+        counts = Counter(n for n in names if n is not None)
+        twice = sorted(n for n, count in counts.items() if count > 1)
+        live = tuple(
+            tuple(n for n in twice if n in names[:k] and n in names[k:]) if twice else ()
+            for k in range(len(names) + 1)
+        )
+        any_length = any(isinstance(c, Rest) for c in components)
+        return cls(tokens, live, None if any_length else len(components))
+
+
+def search(program: Program, path: LeafPath) -> dict[str, Value] | None:
     """What the names stand for, or None.
 
     Raises:
         RuleError: undecided after :data:`MAX_TRIES` steps.
     """
-    found = _Search(components, path)
+    if program.length not in (None, len(path)):
+        return None
+    found = _Search(program, path)
     return dict(found.bound) if found.run(0, 0, 0) else None
 
 
 class _Search:
-    def __init__(self, components: Sequence[Component], path: LeafPath) -> None:
+    def __init__(self, program: Program, path: LeafPath) -> None:
         self.path = path
-        self.tokens = list(_tokens(components))
+        self.tokens = program.tokens
+        self.live = program.live
         self.bound: dict[str, Value] = {}
         self.dead: set[tuple[object, ...]] = set()
         self.tries = 0
-        names = [t.name for t in self.tokens if t is not None]
-        plain = [None if t is None else t.name for t in self.tokens]
-        twice = {n for n in names if n is not None and names.count(n) > 1}
-        # a failure is final only for the values of names that are still to be compared
-        self.live = [
-            sorted(n for n in twice if n in plain[:k] and n in plain[k:])
-            for k in range(len(plain) + 1)
-        ]
 
     def run(self, k: int, at: int, offset: int) -> bool:
         """Whether tokens from ``k`` on match the path from a component and an offset on."""
@@ -148,7 +177,7 @@ class _Search:
                     yield text[offset:end], at, end
 
 
-def _tokens(components: Sequence[Component]) -> Iterator[Text | Hole | Rest | None]:
+def _tokens(components: Sequence[Component]) -> Iterator[Piece]:
     for component in components:
         if isinstance(component, Rest):
             yield component

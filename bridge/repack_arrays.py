@@ -25,7 +25,7 @@ from bridge.target import Slot
 
 __all__ = ["ArrayWriter", "choose_chunks", "chunk_names", "moves_unread", "stored_chunks"]
 
-BATCH = 32 << 20
+BATCH = 16 << 20
 """Bytes of arrays in one transaction (one chunk, when that is more)."""
 
 CHUNK = 32 << 20
@@ -202,9 +202,12 @@ class ArrayWriter:
         """Begin to commit what was collected; at most one transaction is on its way."""
         self._settle()
         if self._held:
+            large = self._held > 2 * BATCH
             self._pending = self._transaction.commit_async()
             self._transaction = self._ts.Transaction()
             self._held = 0
+            if large:
+                self._settle()
 
     @property
     def _bound(self) -> Any:

@@ -156,24 +156,28 @@ def tree_lines(leaves: LeafTable, width: int = WIDTH) -> list[str]:
     >>> print("\n".join(tree_lines(LeafTable(leaves), 60)))
     tree                                                    24 B
       block_0 … block_2/ ×3                                 24 B
-        w                              float32 (2,)          8 B
+        w                                     float32 (2,)   8 B
     """
     root = _grow(leaves)
     rows = [("tree", "", size(root.nbytes)), *_rows(root, leaves.nodes, (), "  ")]
     sizes = max(len(total) for *_, total in rows)
-    kinds = min(max(len(kind) for _, kind, _ in rows), width // 2)
-    names = max(12, width - kinds - sizes - 4)
+    room = width - sizes - 2
+    kinds = min(max(len(kind) for _, kind, _ in rows), room // 2)
     lines = []
     for name, kind, total in rows:
-        gap = f"{name:<{names}}" if len(name) <= names or kind else f"{name} "
-        if len(name) > names and kind:
-            lines.append(name)
-            gap = " " * names
-        lines.append(
-            f"{gap}  {kind:<{kinds}}"[: max(width - sizes - 2, len(gap.rstrip()) + len(kind) + 2)]
-        )
-        lines[-1] = f"{lines[-1]:<{width - sizes - 2}}  {total:>{sizes}}".rstrip()
+        left = f"{name:<{room - kinds - 2}}  {kind}" if kind else name
+        if kind and len(left) > room:
+            lines += wrap_path(name, width, "", f"{_indent(name)}    ")
+            left = f"{kind:>{room}}"
+        elif len(left) > room:
+            *above, left = wrap_path(name, room, "", f"{_indent(name)}    ")
+            lines += above
+        lines.append(f"{left:<{room}}  {total:>{sizes}}")
     return lines
+
+
+def _indent(text: str) -> str:
+    return " " * (len(text) - len(text.lstrip()))
 
 
 def _grow(leaves: LeafTable) -> _Branch:

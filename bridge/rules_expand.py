@@ -87,6 +87,21 @@ class SlotIndex:
         for ref in self.refs:
             self._by_path[ref.path].append(ref)
         self._suggested = 0
+        self._tables: dict[tuple[Pattern, tuple[str, ...]], dict[Values, list[SlotRef]]] = {}
+
+    def candidates(self, to: Pattern, captures: Captures) -> Sequence[SlotRef]:
+        """Slots among which all are that a pattern matches with these captures."""
+        if not to.unique:
+            return self.refs
+        names = tuple(captures)
+        table = self._tables.get((to, names))
+        if table is None:
+            table = self._tables[to, names] = defaultdict(list)
+            for ref in self.refs:
+                found = to.match(ref.path)
+                if found is not None:
+                    table[tuple(found[n] for n in names)].append(ref)
+        return table.get(tuple(captures.values()), ())
 
     def find(self, path: LeafPath, problems: list[str]) -> SlotRef | None:
         """The slot of this path; else None, and one more problem."""
@@ -184,11 +199,12 @@ def _slots(
 ) -> tuple[SlotRef, ...]:
     spread = tuple(n for n in tos[0].captures if n not in captures)
     try:
-        bound = [to.bind(captures) for to in tos]
         if not spread:
-            refs = [index.find(to.fill({}), problems) for to in bound]
+            refs = [index.find(to.fill(captures), problems) for to in tos]
             return tuple(r for r in refs if r is not None) if None not in refs else ()
-        rows = _table(bound, spread, ((r.path, r) for r in index.refs), problems)
+        bound = [to.bind(captures) for to in tos]
+        near = dict.fromkeys(r for to in tos for r in index.candidates(to, captures))
+        rows = _table(bound, spread, ((r.path, r) for r in near), problems)
     except RuleError as error:
         problems.append(error.message)
         return ()

@@ -14,6 +14,7 @@ import orbax.checkpoint as ocp
 
 from bridge.errors import BridgeError, OutputExists
 from bridge.layout import METADATA_ITEM
+from legacy.paths import absolute
 
 __all__ = ["save"]
 
@@ -47,7 +48,7 @@ def save(
     """
     if metadata is not None and METADATA_ITEM in items:
         raise BridgeError("metadata= was given and there is an item of that name; rename the item.")
-    place = Path(out).absolute() / str(step)
+    place = absolute(out) / str(step)
     if place.exists():
         raise OutputExists(f"{place} is there already. Choose another step or output.")
     saves: dict[str, Any] = {

@@ -7,7 +7,6 @@ largest number, whatever the dtype has. Here a value may be rounded, and nothing
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, TypeAlias
@@ -30,7 +29,7 @@ __all__ = ["Cast", "checked_cast", "fits", "in_blocks", "number_kind"]
 NumberKind = Literal["bool", "int", "float", "complex", "other"]
 DType: TypeAlias = np.dtype[Any]
 
-BLOCK = 1 << 20
+BLOCK = 1 << 16
 """Elements that are worked on at once, so that checks take a bounded amount of memory."""
 
 
@@ -105,8 +104,16 @@ def checked_cast(array: Array, dtype: DType, *, exact: bool = False) -> Array:
     if array.dtype == dtype:
         return array
 
+    # what cannot be held becomes infinite or NaN in all but a few dtypes, so finite is fine
+    quick = not exact and {number_kind(array.dtype), number_kind(dtype)} == {"float"}
+    quick = quick and not _saturates(dtype) and np.can_cast(array.dtype, dtype, "unsafe")
+
     def work(block: Array, before: int) -> Array:
         with np.errstate(all="ignore"):
+            if quick:
+                out = block.astype(dtype)
+                if np.isfinite(out.astype(np.float64)).all():
+                    return out
             wide = block.astype(_wide(block.dtype))
             out = _astype(block, wide, dtype)
             bad, why = ~fits(wide, out), "does not fit"
@@ -153,10 +160,15 @@ def fits(wide: Array, out: Array) -> Array:
 
 def _same_class(old: Array, new: Array, dtype: DType) -> Array:
     fits: Array = (np.isnan(old) == np.isnan(new)) & (np.isinf(old) == np.isinf(new))
-    if not math.isinf(float(np.asarray(np.inf).astype(dtype).real)):
-        # a dtype without infinity: too large a value may have become the largest one
+    if _saturates(dtype):
         fits &= ~(np.abs(old) > float(ml_dtypes.finfo(dtype).max))
     return fits
+
+
+def _saturates(dtype: DType) -> bool:
+    """Whether what is too large becomes the largest number."""
+    largest = np.asarray([np.inf, np.nan]).astype(dtype).astype(np.complex128)
+    return bool(np.isfinite(largest).any())
 
 
 def _in_range(wide: Array, dtype: DType) -> Array:

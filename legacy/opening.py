@@ -25,6 +25,7 @@ from legacy.errors import (
 from legacy.flax_msgpack import open_msgpack
 from legacy.impostors import name_impostor, read_head
 from legacy.orbax import is_tree_folder, open_items
+from legacy.paths import absolute
 from legacy.runs import contents_in_words, steps_of
 from legacy.step_names import step_of
 from legacy.survey import kind_of, not_committed, survey
@@ -108,7 +109,7 @@ def _local(path: str | os.PathLike[str]) -> Path:
             f"{text}: only checkpoints on a local file system are read. Copy it first (for gs: "
             "gcloud storage cp -r; for s3: aws s3 cp --recursive) and give the copy's path.",
         )
-    place = Path(text).absolute()
+    place = absolute(text)
     try:
         place.stat()
     except PermissionError as error:

@@ -23,6 +23,7 @@ from legacy.orbax_stores import (
     process_databases,
 )
 from legacy.orbax_zarr import ArrayMetadata, parse_array_metadata
+from legacy.paths import absolute
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -48,7 +49,7 @@ class ArrayStores:
     """
 
     def __init__(self, root: Path) -> None:
-        self.root = root.absolute()
+        self.root = absolute(root)
         self.folder = Folder(self.root)
         self._databases: dict[Path, Database] = {}
         self._parsed: dict[bytes, ArrayMetadata] = {}

@@ -15,6 +15,7 @@ from legacy.checkpoint import Run, Skipped, StepEntry
 from legacy.errors import AmbiguousCheckpoint, CannotLook, CheckpointNotFound, NotACheckpoint
 from legacy.impostors import looks_like_msgpack, name_impostor, read_head
 from legacy.leaves import natural_key
+from legacy.paths import absolute
 from legacy.step_names import step_of
 from legacy.survey import Survey, kind_of, survey
 
@@ -190,7 +191,7 @@ def _list(names: list[str] | tuple[str, ...]) -> str:
 
 
 def _existing(path: str | os.PathLike[str]) -> Path:
-    path = Path(path).absolute()
+    path = absolute(path)
     try:
         path.stat()
     except PermissionError as error:

@@ -256,7 +256,7 @@ def test_numpy_and_python_values_keep_or_get_the_dtype_that_jax_would_give():
             self.table = nnx.Variable(np.ones(3))
             self.raw = nnx.data(np.int8(1))
             self.number = nnx.Variable(3)
-            self.flag = nnx.Variable(True)  # noqa: FBT003 - the value is what is tested
+            self.flag = nnx.Variable(True)
             self.rate = nnx.data(0.5)
 
     for model in (Model, Model()):
@@ -345,7 +345,7 @@ TRAIN_STATE = TrainState.create(apply_fn=abs, params={"w": jnp.ones(1)}, tx=opta
         ("models:make", None, r"the text 'models:make'; resolve it first"),
         (Dense(), None, r"a Linen module \(Dense\); the target is NNX"),
         (Dense, None, r"a Linen module \(Dense\)"),
-        (lambda: Dense(), None, r"a Linen module \(Dense\)"),
+        (lambda: [Dense()][0], None, r"a Linen module \(Dense\)"),
         (lambda: 3, None, r"the model gives an object of type int"),
         (TRAIN_STATE, None, r"a TrainState, which is a template.*legacy\.restore"),
         (fails, None, r"could not be traced .*RuntimeError: no weights at /data"),
@@ -358,6 +358,8 @@ TRAIN_STATE = TrainState.create(apply_fn=abs, params={"w": jnp.ones(1)}, tx=opta
         ({"a": lambda: 3}, None, r"item 'a' gives an object of type int"),
         (linear, 3, r"tx of 'model' is of type int; expected an optax"),
         (linear, lambda: 3, r"tx of 'model' is of type int"),
+        (linear, optax.adam, r"adam needs the arguments learning_rate\. Bind them"),
+        ({"a": lambda: (linear(), linear())}, None, r"item 'a' gives an object of type tuple"),
         (linear, optimizer(optax.sgd(1.0))(), r"tx of 'model' is an nnx\.Optimizer"),
         ({"gen": linear}, optax.sgd(1.0), r"give a dict \{model's name: tx\}"),
         ({"gen": linear}, {"gan": optax.sgd(1.0)}, r"tx names 'gan'.*Did you mean 'gen'\?"),

@@ -234,10 +234,12 @@ def in_one_file(checkpoint, folder):
     """The same arrays with all values in one data file, as Orbax writes large trees."""
     root = folder / "one"
     root.mkdir()
-    kv = ocdbt.open_database(root, create=True)
-    with repack_arrays.ArrayWriter(kv, root) as writer:
-        for leaf in checkpoint.leaves.values():
-            writer.write(leaf.path[0], leaf.read(), (40, 50))
+    many = ocdbt.open_for_reading(checkpoint.path)
+    transaction = ts.Transaction()  # one transaction of plain values goes to one file
+    one = ocdbt.open_database(root, create=True).with_transaction(transaction)
+    for key in many.list().result():
+        one.write(key, many.read(key).result().value).result()
+    transaction.commit_async().result()
     assert len(list((root / "d").iterdir())) == 1
     leaves = LeafTable(
         replace(leaf, storage=replace(leaf.storage, root=root))
@@ -473,7 +475,7 @@ def test_a_shape_or_dtype_that_differs_names_source_slot_and_both():
     with pytest.raises(BridgeError, match=r"a gives shape \(2, 3\).*model:w wants shape \(3, 2\)"):
         one_step(leaf, param((3, 2)))
     assert one_step(leaf, param((3, 2)), Transpose((1, 0))).shape == (3, 2)
-    with pytest.raises(BridgeError, match="dtype float32; slot model:w.*float16"):
+    with pytest.raises(BridgeError, match=r"dtype float32; slot model:w.*float16"):
         one_step(leaf, param((2, 3), "float16"))
 
 
@@ -529,7 +531,7 @@ def test_initial_values(monkeypatch):
         ("nowhere:fn", param(), "cannot load"),
         ("functions:none", param(), "cannot load"),
         ("functions:small", param(), "wants shape"),
-        ("functions:broken", param(), "functions:broken failed.*division by zero"),
+        ("functions:broken", param(), "division by zero"),
     ):
         with pytest.raises(BridgeError, match=said):
             init(how, slot)

@@ -457,6 +457,20 @@ def test_many_missing_slots_do_not_take_forever():
     assert len(found.problems) == 3000
 
 
+def test_spreading_over_many_slots_does_not_take_forever():
+    rule = Map.of("b_{i}/w", "b/{i}/d/{j}", [Unstack(0)])
+    places = [SlotRef("model", ("b", str(i), "d", str(j))) for i in range(300) for j in range(20)]
+    found = expand(rule, [(f"b_{i}", "w") for i in range(300)], places)
+    assert found.problems == ()
+    assert [len(b.slots) for b in found.bindings] == [20] * 300
+
+
+def test_a_spread_that_could_be_cut_in_several_ways_is_cut_as_the_leaf_says():
+    rule = Map.of("w_{i}", "{i}_{j}", [Unstack(0)])
+    found = expand(rule, paths("w_a_b"), slots("a_b_0", "a_b_1", "a_c"))
+    assert pairs(found) == [("w_a_b", "a_b_0 a_b_1")]
+
+
 def test_too_ambiguous_a_pattern_is_a_problem_not_a_crash():
     rule = Map.of("{a...}/x/{b...}/{a...}/{c...}/{b...}/{c...}/y", "k", [Stack(0)])
     found = expand(rule, [("x",) * 100], slots("k"))

@@ -506,6 +506,16 @@ def test_an_exact_cast_can_be_undone_or_is_refused(source, dtype, seed):
     assert raw(back) == raw(array)
 
 
+def test_a_cast_of_many_blocks_looks_at_every_one():
+    array = np.zeros(300_000, np.float32)
+    assert Cast("float16").apply([array])[0].shape == array.shape
+    array[-1] = 1e6
+    with pytest.raises(TransformError, match=r"value 1000000.0 at index \(299999,\)"):
+        Cast("float16").apply([array])
+    array[-1] = np.inf
+    assert np.isinf(Cast("float16").apply([array])[0][-1])
+
+
 def test_blocks_cover_large_and_transposed_arrays(monkeypatch):
     monkeypatch.setattr("bridge.transforms_cast.BLOCK", 5)
     array = np.arange(2 * 3 * 7, dtype=np.int32).reshape(2, 7, 3).transpose(2, 0, 1)

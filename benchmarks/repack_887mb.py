@@ -76,7 +76,7 @@ def nnx_objects(width: int):
 def make_plan(source: Path, width: int):
     import legacy
     from bridge._plan import Plan, Step
-    from bridge.describe import describe
+    from bridge._describe import describe
     from bridge.transforms import Cast
 
     target = describe(lambda: nnx_objects(width))
@@ -135,8 +135,9 @@ def by_docs(source: Path, out: Path, width: int):
 
 
 def by_repack(source: Path, out: Path, plan_file: Path, *, link: bool):
-    import legacy
     import tensorstore  # noqa: F401 - imported before the clock starts, as in the other way
+
+    import legacy
     from bridge._plan import Plan
     from bridge.output import staged
     from bridge.repack import repack

@@ -12,19 +12,17 @@ nor TensorStore, so the command line starts at once.
 from __future__ import annotations
 
 import importlib
-import sys
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bridge import errors, transforms
     from bridge._convert import Converted, convert
+    from bridge._describe import describe
     from bridge._diff import Diff, LeafDifference, diff
     from bridge._plan import Ignored, Initialised, Plan, Problem, Step
     from bridge._restore import Restored, restore
     from bridge._verdict import Difference, Verdict
     from bridge._verify import verify
-    from bridge.describe import describe
     from bridge.errors import (
         BridgeError,
         OutputExists,
@@ -87,7 +85,7 @@ _MODULES = {
     "bridge._restore": ("Restored", "restore"),
     "bridge._verdict": ("Difference", "Verdict"),
     "bridge._verify": ("verify",),
-    "bridge.describe": ("describe",),
+    "bridge._describe": ("describe",),
     "bridge.errors": tuple(
         n for n in __all__ if n.endswith(("Error", "Exists", "Mismatch", "Problems", "Failed"))
     ),
@@ -112,18 +110,3 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
-
-
-class _Package(ModuleType):
-    """Keeps ``bridge.describe`` the function.
-
-    The import system binds a submodule to its package when it is first loaded, also over a
-    function of that name.
-    """
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name not in _HOME or not isinstance(value, ModuleType):
-            super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package

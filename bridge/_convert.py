@@ -9,14 +9,15 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 import legacy
 from bridge import output
 from bridge._plan import Plan
+from bridge._steps import Steps, chosen_steps, step_number
 from bridge._verdict import Level, Verdict
 from bridge._verify import verify_step
 from bridge.apply import slot_dtype
@@ -29,8 +30,6 @@ __all__ = ["PROVENANCE", "Converted", "convert"]
 
 PROVENANCE: Final = "linen_nnx_bridge"
 """Our key in Orbax's custom metadata."""
-
-Steps: TypeAlias = str | Iterable[float]
 
 _LIBRARIES = ("numpy", "ml_dtypes", "tensorstore")
 _SHOWN = 5
@@ -148,7 +147,7 @@ def convert(
             "seed": seed,
         },
     )
-    chosen = [(entry, _step_number(entry)) for entry in _chosen(path, steps)]
+    chosen = [(entry, step_number(entry)) for entry in chosen_steps(path, steps)]
     for entry, step in chosen:
         output.check_apart(absolute(path), root / str(step))
         output.check_apart(entry.path, root / str(step))
@@ -157,7 +156,9 @@ def convert(
                 f"{root / str(step)} is there already. Choose another output, or ask for overwrite."
             )
     return tuple(
-        _convert_step(_open(entry), step, root / str(step), plans, None if dry_run else how)
+        _convert_step(
+            legacy.open(entry.path), step, root / str(step), plans, None if dry_run else how
+        )
         for entry, step in chosen
     )
 
@@ -242,61 +243,6 @@ def _version(name: str) -> str | None:
         return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
         return None
-
-
-def _open(entry: legacy.StepEntry) -> Checkpoint:
-    return legacy.open(entry.path)
-
-
-def _chosen(path: str | os.PathLike[str], steps: Steps) -> list[legacy.StepEntry]:
-    """The wanted entries of a run, by number."""
-    run = legacy.steps_of(path)
-    if steps == "all":
-        return list(run.steps)
-    if steps == "latest":
-        return list(run.steps[-1:]) or [_nothing(run)]
-    wanted = _numbers(steps)
-    by_number = {entry.step: entry for entry in run.steps}
-    missing = [n for n in wanted if n not in by_number]
-    if missing:
-        have = ", ".join(str(entry.step) for entry in run.steps)
-        raise legacy.CheckpointNotFound(
-            f"{run.path}: no step {', '.join(map(str, missing))}. It has: {have}.", path=run.path
-        )
-    return [by_number[n] for n in sorted(set(wanted))]
-
-
-def _nothing(run: legacy.Run) -> legacy.StepEntry:
-    raise legacy.CheckpointNotFound(f"{run.path}: the run has no finished step.", path=run.path)
-
-
-def _numbers(steps: Steps) -> list[float]:
-    if not isinstance(steps, str):
-        return list(steps)
-    try:
-        return [_number(part) for part in steps.split(",")]
-    except ValueError:
-        raise BridgeError(
-            f"steps {steps!r}: expected latest, all, or numbers separated by commas."
-        ) from None
-
-
-def _number(text: str) -> float:
-    try:
-        return int(text)
-    except ValueError:
-        return float(text)
-
-
-def _step_number(entry: legacy.StepEntry) -> int:
-    if entry.step is None:
-        return 0
-    if entry.step < 0 or entry.step != int(entry.step):
-        raise BridgeError(
-            f"{entry.path} is step {entry.step}; a CheckpointManager has whole numbers from 0 up. "
-            "Copy it under a name with such a step and convert the copy."
-        )
-    return int(entry.step)
 
 
 def _mismatch(plan: Plan, checkpoint: Checkpoint) -> str:

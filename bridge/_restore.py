@@ -19,7 +19,7 @@ from flax import nnx
 from bridge._place import put
 from bridge._plan import Plan, Step
 from bridge.apply import JSON_TYPE, initial_value, step_values
-from bridge.describe import places, target_of
+from bridge._describe import places, target_of
 from bridge.errors import BridgeError, PlanMismatch
 from bridge.items import HOMELESS, Items, gather
 from bridge.target import Slot, SlotRef, Target
@@ -71,7 +71,7 @@ def restore(
 
     Args:
         path: a checkpoint file or folder, a run (then its last step), or an opened checkpoint.
-        model: see :func:`bridge.describe.describe`.
+        model: see :func:`bridge.describe`.
         tx: the same; gives the optimizer.
         plan: a plan made before; then no other word on the mapping may be given.
         rules: see :func:`bridge.plan`, as the rest.

@@ -110,7 +110,7 @@ def _plan(args: argparse.Namespace) -> int:
 
     model, tx = _target(args)
     if args.save_target:
-        from bridge.describe import describe  # noqa: PLC0415
+        from bridge._describe import describe  # noqa: PLC0415
 
         _write(args.save_target, describe(model, tx).to_json())
     made = planning.plan(

@@ -52,7 +52,7 @@ def gather(model: Any, tx: Any = None) -> Items:
     """Trace factories, and make live objects abstract.
 
     Args:
-        model: see :func:`bridge.describe.describe`.
+        model: see :func:`bridge.describe`.
         tx: the same.
 
     Raises:
@@ -97,7 +97,7 @@ def _refuse(value: Any, what: str) -> None:
         )
     if isinstance(value, str):
         raise TargetError(
-            f"{what} is the text {value!r}; resolve it first with bridge.describe.resolve(...)."
+            f"{what} is the text {value!r}; resolve it first with bridge.spec.resolve(...)."
         )
     if dataclasses.is_dataclass(kind) and hasattr(value, "params"):
         raise TargetError(

@@ -5,29 +5,26 @@ Two reasons are found here. ``path``: both have the same path once the spellings
 made equal. ``unique``: Variable type, leaf name, shape, dtype and the position in a parent that
 is already matched leave only one possibility. Whatever has two possibilities stays unmatched:
 two Dense layers of one shape are never told apart by their order.
+
+``unique`` is an argument by exclusion, so it only counts while nothing is left that could be the
+other possibility after all: an open leaf or slot of the same size that may only be reshaped takes
+the certainty away. It does not tell a renamed layer from one that was dropped while another of
+its very shape was added: who drops a layer says so by a rule.
 """
 
 from __future__ import annotations
 
-import keyword
-import re
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from math import prod
 
+from bridge.match_modules import Leaf, same_modules
+from bridge.names import BOX, Families, may_pair, normal, unboxed
 from bridge.target import SlotRef
 from legacy import LeafPath
 
-__all__ = ["Candidate", "Pair", "match", "normal"]
-
-_INDEXED = re.compile(r"(.+)_(\d+)")
-BOX = "value"
-"""What ``nn.Partitioned`` and NNX Variables add as the last component of a path."""
-
-LEAF_ROLES: frozenset[str] = frozenset(
-    {"kernel", "bias", "scale", "embedding", "mean", "var", "negative_slope", "u", "sigma"}
-)
-"""Leaf names with a meaning of their own: a ``bias`` never feeds a ``scale``, whatever its shape."""
+__all__ = ["BOX", "Candidate", "Pair", "match", "normal"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +35,7 @@ class Candidate:
         path: below the collection or the model.
         collection: ``params``, ``batch_stats``, ...
         shape: its shape.
-        dtype: its numpy dtype name.
+        dtype: its numpy dtype name; empty where casts are allowed, which makes all dtypes equal.
         key: the full source path, or the slot's name.
     """
 
@@ -58,45 +55,6 @@ class Pair:
     why: str
 
 
-def normal(path: LeafPath) -> LeafPath:
-    """One spelling for indices and keywords.
-
-    >>> normal(("layers_3", "if_", "kernel"))
-    ('layers', '3', 'if', 'kernel')
-    >>> normal(("nest_1_0",))
-    ('nest', '1', '0')
-    """
-    parts: list[str] = []
-    for part in path:
-        tail: list[str] = []
-        head = part
-        while (found := _INDEXED.fullmatch(head)) is not None:
-            head, index = found.groups()
-            tail.append(str(int(index)))
-        if head.endswith("_") and keyword.iskeyword(head[:-1]):
-            head = head[:-1]
-        parts += [head, *reversed(tail)]
-    return tuple(parts)
-
-
-def _unboxed(path: LeafPath) -> LeafPath:
-    return path[:-1] if len(path) > 1 and path[-1] == BOX else path
-
-
-def _no_wrappers(path: LeafPath) -> LeafPath:
-    # some code nests one `params` level for each module
-    return tuple(p for p in path if p != "params")
-
-
-# (spelling of sources, spelling of slots), strictest first: an exact name wins over a likeness
-_SPELLINGS: tuple[tuple[Callable[[LeafPath], LeafPath], Callable[[LeafPath], LeafPath]], ...] = (
-    (lambda p: p, lambda p: p),
-    (normal, normal),
-    (lambda p: normal(_unboxed(p)), normal),
-    (lambda p: normal(_no_wrappers(_unboxed(p))), normal),
-)
-
-
 def match(sources: Iterable[Candidate], slots: Iterable[Candidate]) -> tuple[Pair, ...]:
     """Pair what can be paired with certainty.
 
@@ -108,188 +66,189 @@ def match(sources: Iterable[Candidate], slots: Iterable[Candidate]) -> tuple[Pai
         Pairs, each source and each slot at most once. Pairs by ``path`` may differ in shape or
         dtype: that is for the plan to report. Pairs by ``unique`` never do.
     """
-    sources, slots = tuple(sources), tuple(slots)
-    left, right = list(sources), list(slots)
-    pairs: list[Pair] = []
-    for spell_source, spell_slot in _SPELLINGS:
-        _pair_by(
-            left,
-            right,
-            lambda c, spell=spell_source: (c.collection, spell(c.path)),
-            lambda c, spell=spell_slot: (c.collection, spell(c.path)),
-            "path",
-            pairs,
-        )
-    known = _Known(sources, slots)
-    before = -1
-    while len(pairs) > before:  # each pair may make another one certain
-        before = len(pairs)
-        _pair_siblings(known, left, right, pairs)
-        _pair_modules(_trees(left, boxed=True), _trees(right, boxed=False), left, right, pairs)
-        # what is left in the whole model, by name of the leaf and then by type and shape alone
+    left = _leaves(sources, boxes=True)
+    right = _leaves(slots, boxes=False)
+    doubtful: set[Hashable] = set()
+    while True:  # what is doubted may cast doubt on more
+        sheet = _Sheet(left, right, doubtful)
+        sheet.fill()
+        more = sheet.doubts()
+        if not more:
+            return tuple(Pair(a.key, b.key, why) for a, b, why in sheet.pairs)  # type: ignore[arg-type] # by construction
+        doubtful |= more
+
+
+def _leaves(candidates: Iterable[Candidate], *, boxes: bool) -> list[Leaf]:
+    found = list(candidates)
+    children: dict[LeafPath, set[str]] = defaultdict(set)
+    for c in found:
+        if c.path[-1:] == (BOX,) or c.path[:-1] in children:
+            children[c.path[:-1]].add(c.path[-1] if c.path else "")
+    for c in found:  # a `value` with siblings is a leaf of that name and no box
+        for n in range(len(c.path)):
+            if c.path[:n] in children:
+                children[c.path[:n]].add(c.path[n])
+    leaves = []
+    for c in found:
+        boxed = boxes and len(children.get(c.path[:-1], ())) == 1
+        plain = unboxed(c.path) if boxed else c.path
+        leaves.append(Leaf(c.path, c.collection, c.shape, c.dtype, c.key, plain, normal(plain)))
+    return leaves
+
+
+def _no_wrappers(path: LeafPath) -> LeafPath:
+    # some code nests one `params` level for each module
+    return tuple(p for p in path if p != "params")
+
+
+# (spelling of sources, spelling of slots), strictest first: an exact name wins over a likeness
+_Spelling = Callable[[Leaf], LeafPath]
+_SPELLINGS: tuple[tuple[_Spelling, _Spelling], ...] = (
+    (lambda c: c.path, lambda c: c.path),
+    (lambda c: normal(c.path), lambda c: c.normal),
+    (lambda c: c.normal, lambda c: c.normal),
+    (lambda c: _no_wrappers(c.normal), lambda c: c.normal),
+)
+
+
+class _Sheet:
+    """One attempt at pairing, with the leaves that only exclusion could pair and must not."""
+
+    def __init__(self, left: list[Leaf], right: list[Leaf], doubtful: set[Hashable]) -> None:
+        self.left = list(left)
+        self.right = list(right)
+        self.doubtful = doubtful
+        self.pairs: list[tuple[Leaf, Leaf, str]] = []
+        self.weak: set[int] = set()  # positions in `pairs` that rest on exclusion
+        # modules that are matched: all matched leaves of one are in the other, and back
+        self._there: dict[LeafPath, set[LeafPath]] = defaultdict(set)
+        self._back: dict[LeafPath, set[LeafPath]] = defaultdict(set)
+
+    def fill(self) -> None:
+        """Make all pairs."""
+        self._by_paths()
+        before = -1
+        while len(self.pairs) > before:  # each pair may make another one certain
+            before = len(self.pairs)
+            self._siblings()
+            self._modules()
+            for key in (_named, _shaped):
+                self._by_exclusion(key)
+                self._siblings()
+
+    def doubts(self) -> set[Hashable]:
+        """Keys of pairs made by exclusion while another possibility of their size is open."""
+        open_leaves: dict[Hashable, list[Leaf]] = defaultdict(list)
+        for leaf in (*self.left, *self.right):
+            open_leaves[leaf.collection, prod(leaf.shape)].append(leaf)
+        found: set[Hashable] = set()
+        for n in self.weak:
+            a, b, _ = self.pairs[n]
+            rivals = open_leaves.get((a.collection, prod(a.shape)), ())
+            names = {r.name for r in rivals}
+            # sizes are equal and shapes may not be: only names can rule a rival out
+            if any(may_pair(m, name, (), placed=True) for m in (a.name, b.name) for name in names):
+                found |= {a.key, b.key}
+        return found - self.doubtful
+
+    def _add(self, a: Leaf, b: Leaf, why: str, *, weak: bool) -> None:
+        if weak:
+            self.weak.add(len(self.pairs))
+        self.pairs.append((a, b, why))
+        self._there[a.module].add(b.module)
+        self._back[b.module].add(a.module)
+
+    def _drop(self, start: int) -> None:
+        """Take what has been paired since off the lists of open leaves."""
+        done = {id(leaf) for a, b, _ in self.pairs[start:] for leaf in (a, b)}
+        if done:
+            self.left = [c for c in self.left if id(c) not in done]
+            self.right = [c for c in self.right if id(c) not in done]
+
+    def _by_paths(self) -> None:
+        # numbers are compared over all leaves, paired ones included
+        every, slots = list(self.left), [c.normal for c in self.right]
+        for n, (spell_source, spell_slot) in enumerate(_SPELLINGS):
+            start = len(self.pairs)
+            ours = _groups(self.left, _spelled(spell_source))
+            theirs = _groups(self.right, _spelled(spell_slot))
+            source = spell_source if n else _normal_path
+            families = Families(map(source, every), slots)
+            for key, a in ours.items():
+                b = theirs.get(key, [])
+                if len(a) == len(b) == 1 and families.agree(source(a[0]), exact=n == 0):
+                    self._add(a[0], b[0], "path", weak=False)
+            self._drop(start)
+
+    def _siblings(self) -> None:
+        """A module whose kernel is matched is matched: its bias can only go to the bias there."""
+        ours = _groups(self.left, lambda c: c.module)
+        theirs = _groups(self.right, lambda c: c.module)
+        start = len(self.pairs)
+        for module in ours:
+            there = self._there.get(module, ())  # type: ignore[call-overload] # modules are paths
+            if len(there) == 1:
+                (other,) = there
+                if len(self._back[other]) == 1 and other in theirs:
+                    self._in_module(ours[module], theirs[other], sure=True)
+        self._drop(start)
+
+    def _in_module(self, ours: list[Leaf], theirs: list[Leaf], *, sure: bool) -> None:
+        """In one matched module, pair the leaves that fit one way: by name, then by shape."""
+        done: set[int] = set()
         for key in (_named, _shaped):
-            _pair_by(left, right, key, key, "unique", pairs)
-            _pair_siblings(known, left, right, pairs)
-    return tuple(pairs)
+            weak = not (sure and key is _named)
+            a = _groups((c for c in ours if id(c) not in done), key)
+            b = _groups((c for c in theirs if id(c) not in done), key)
+            for k in a:
+                if len(a[k]) == len(b.get(k, ())) == 1:
+                    x, y = a[k][0], b[k][0]
+                    if self._may(x, y, placed=True, weak=weak):
+                        self._add(x, y, "unique", weak=weak)
+                        done |= {id(x), id(y)}
+
+    def _modules(self) -> None:
+        """Parents before children: in a matched parent, pair what only fits one way."""
+        start = len(self.pairs)
+        for ours, theirs in same_modules(self.left, self.right, self.doubtful):
+            self._in_module(ours, theirs, sure=False)
+        self._drop(start)
+
+    def _by_exclusion(self, key: Callable[[Leaf], Hashable]) -> None:
+        """What is left in the whole model, by the name of the leaf or by type and shape alone."""
+        start = len(self.pairs)
+        ours, theirs = _groups(self.left, key), _groups(self.right, key)
+        for k, a in ours.items():
+            b = theirs.get(k, [])
+            if len(a) == len(b) == 1 and self._may(a[0], b[0], placed=False, weak=True):
+                self._add(a[0], b[0], "unique", weak=True)
+        self._drop(start)
+
+    def _may(self, a: Leaf, b: Leaf, *, placed: bool, weak: bool) -> bool:
+        if weak and (a.key in self.doubtful or b.key in self.doubtful):
+            return False
+        return may_pair(a.name, b.name, a.shape, placed=placed)
 
 
-class _Known:
-    """Candidates by their key, for pairs that have been made."""
-
-    def __init__(self, sources: Iterable[Candidate], slots: Iterable[Candidate]) -> None:
-        self.sources = {c.key: c for c in sources}
-        self.slots = {c.key: c for c in slots}
-
-    def modules(self, pairs: Iterable[Pair]) -> dict[LeafPath, LeafPath]:
-        """Modules that are matched: all matched leaves of one are in the other, and back."""
-        there: dict[LeafPath, set[LeafPath]] = defaultdict(set)
-        back: dict[LeafPath, set[LeafPath]] = defaultdict(set)
-        for pair in pairs:
-            ours = _unboxed(self.sources[pair.source].path)[:-1]
-            theirs = self.slots[pair.slot].path[:-1]
-            there[ours].add(theirs)
-            back[theirs].add(ours)
-        single = {m: next(iter(n)) for m, n in there.items() if len(n) == 1}
-        return {m: n for m, n in single.items() if len(back[n]) == 1}
+def _normal_path(leaf: Leaf) -> LeafPath:
+    """The reading of a path that indices are compared in."""
+    return normal(leaf.path)
 
 
-def _pair_siblings(
-    known: _Known, left: list[Candidate], right: list[Candidate], pairs: list[Pair]
-) -> None:
-    """A module whose kernel is matched is matched: its bias can only go to the bias there."""
-    modules = known.modules(pairs)
-    ours: dict[LeafPath, list[Candidate]] = defaultdict(list)
-    theirs: dict[LeafPath, list[Candidate]] = defaultdict(list)
-    for c in left:
-        ours[_unboxed(c.path)[:-1]].append(c)
-    for c in right:
-        theirs[c.path[:-1]].append(c)
-    done: set[Candidate] = set()
-    for module, other in modules.items():
-        _pair_leaves(ours.get(module, []), theirs.get(other, []), pairs, done)
-    _drop(left, done)
-    _drop(right, done)
+def _spelled(spell: _Spelling) -> Callable[[Leaf], Hashable]:
+    return lambda c: (c.collection, spell(c))
 
 
-def _pair_leaves(
-    ours: Iterable[Candidate],
-    theirs: Iterable[Candidate],
-    pairs: list[Pair],
-    done: set[Candidate],
-) -> None:
-    """In one matched module, pair the leaves that fit one way: by name first, then by shape."""
-    for key in (_named, _shaped):
-        a = _singles([c for c in ours if c not in done], key)
-        b = _singles([c for c in theirs if c not in done], key)
-        for k in a.keys() & b.keys():
-            if _may_pair(a[k], b[k]):
-                _add(a[k], b[k], "unique", pairs, done)
+def _named(c: Leaf) -> Hashable:
+    return (c.collection, c.name, c.shape, c.dtype)
 
 
-def _may_pair(a: Candidate, b: Candidate) -> bool:
-    names = {_unboxed(a.path)[-1:], b.path[-1:]}
-    return len(names) == 1 or not all(n and n[0] in LEAF_ROLES for n in names)
-
-
-def _named(c: Candidate) -> Hashable:
-    return (c.collection, _unboxed(c.path)[-1:], c.shape, c.dtype)
-
-
-def _shaped(c: Candidate) -> Hashable:
+def _shaped(c: Leaf) -> Hashable:
     return (c.collection, c.shape, c.dtype)
 
 
-def _pair_by(
-    left: list[Candidate],
-    right: list[Candidate],
-    key_left: Callable[[Candidate], Hashable],
-    key_right: Callable[[Candidate], Hashable],
-    why: str,
-    pairs: list[Pair],
-) -> None:
-    """Pair those whose key occurs once on each side; removes them from both lists."""
-    ours: dict[Hashable, list[Candidate]] = defaultdict(list)
-    theirs: dict[Hashable, list[Candidate]] = defaultdict(list)
-    for c in left:
-        ours[key_left(c)].append(c)
-    for c in right:
-        theirs[key_right(c)].append(c)
-    done: set[Candidate] = set()
-    for key, mine in ours.items():
-        other = theirs.get(key, ())
-        if len(mine) == 1 and len(other) == 1 and (why == "path" or _may_pair(mine[0], other[0])):
-            _add(mine[0], other[0], why, pairs, done)
-    _drop(left, done)
-    _drop(right, done)
-
-
-def _add(a: Candidate, b: Candidate, why: str, pairs: list[Pair], done: set[Candidate]) -> None:
-    assert isinstance(a.key, tuple) and isinstance(b.key, SlotRef)  # noqa: S101, PT018 - by construction
-    pairs.append(Pair(a.key, b.key, why))
-    done |= {a, b}
-
-
-def _drop(items: list[Candidate], done: set[Candidate]) -> None:
-    items[:] = [c for c in items if c not in done]
-
-
-@dataclass(slots=True)
-class _Module:
-    """A module of what is still unmatched: its own leaves and its children by name."""
-
-    leaves: list[Candidate] = field(default_factory=list)
-    children: dict[str, _Module] = field(default_factory=dict)
-
-    def signature(self) -> Hashable:
-        """Everything about a module but the names of its submodules."""
-        own = sorted((c.collection, _unboxed(c.path)[-1], c.shape, c.dtype) for c in self.leaves)
-        below = sorted((m.signature() for m in self.children.values()), key=repr)
-        return (tuple(own), tuple(below))
-
-
-def _trees(candidates: Iterable[Candidate], *, boxed: bool) -> _Module:
-    root = _Module()
-    for c in candidates:
-        node = root
-        for part in normal(_unboxed(c.path) if boxed else c.path)[:-1]:
-            node = node.children.setdefault(part, _Module())
-        node.leaves.append(c)
-    return root
-
-
-def _pair_modules(
-    ours: _Module,
-    theirs: _Module,
-    left: list[Candidate],
-    right: list[Candidate],
-    pairs: list[Pair],
-) -> None:
-    """Parents before children: in a matched parent, pair what only fits one way."""
-    done: set[Candidate] = set()
-    stack = [(ours, theirs)]
-    while stack:
-        mine, other = stack.pop()
-        _pair_leaves(mine.leaves, other.leaves, pairs, done)
-        same = mine.children.keys() & other.children.keys()
-        stack += [(mine.children[n], other.children[n]) for n in same]
-        a_rest = _single_modules({n: m for n, m in mine.children.items() if n not in same})
-        b_rest = _single_modules({n: m for n, m in other.children.items() if n not in same})
-        stack += [(a_rest[s], b_rest[s]) for s in a_rest.keys() & b_rest.keys()]
-    _drop(left, done)
-    _drop(right, done)
-
-
-def _singles(
-    leaves: list[Candidate], key: Callable[[Candidate], Hashable]
-) -> dict[Hashable, Candidate]:
-    groups: dict[Hashable, list[Candidate]] = defaultdict(list)
-    for c in leaves:
-        groups[key(c)].append(c)
-    return {k: v[0] for k, v in groups.items() if len(v) == 1}
-
-
-def _single_modules(children: dict[str, _Module]) -> dict[Hashable, _Module]:
-    groups: dict[Hashable, list[_Module]] = defaultdict(list)
-    for child in children.values():
-        groups[child.signature()].append(child)
-    return {k: v[0] for k, v in groups.items() if len(v) == 1}
+def _groups(leaves: Iterable[Leaf], key: Callable[[Leaf], Hashable]) -> dict[Hashable, list[Leaf]]:
+    found: dict[Hashable, list[Leaf]] = defaultdict(list)
+    for leaf in leaves:
+        found[key(leaf)].append(leaf)
+    return dict(found)

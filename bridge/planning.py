@@ -95,7 +95,7 @@ def plan(
 def _target(model: Any, tx: Any) -> Target:
     if isinstance(model, Target):
         return model
-    from bridge.describe import describe  # noqa: PLC0415 - loads jax, which a spec does not need
+    from bridge._describe import describe  # noqa: PLC0415 - loads jax, which a spec does not need
 
     return describe(model, tx)
 

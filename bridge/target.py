@@ -1,7 +1,7 @@
 """The target as plain values: slots, with no JAX in sight.
 
 A slot is a place in the new checkpoint that wants one array. Slots are described once from
-abstract NNX objects (:mod:`bridge.describe`) or from a source without a model
+abstract NNX objects (:mod:`bridge._describe`) or from a source without a model
 (:mod:`bridge.structural`), and stored in the plan, so that a worker which converts by a stored
 plan never loads JAX.
 """

@@ -30,8 +30,8 @@ class LinenMLP(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        x = nn.gelu(nn.Dense(32)(x))
-        x = nn.gelu(nn.Dense(32)(x))
+        for _ in range(3):
+            x = nn.gelu(nn.Dense(32)(x))
         return nn.Dense(4)(x)
 
 
@@ -39,7 +39,7 @@ class MLP(nnx.Module):
     """The new code: a list where Linen had numbers."""
 
     def __init__(self, rngs: nnx.Rngs) -> None:
-        sizes = [8, 32, 32, 4]
+        sizes = [8, 32, 32, 32, 4]
         self.layers = nnx.List(
             [nnx.Linear(a, b, rngs=rngs) for a, b in zip(sizes, sizes[1:], strict=False)]
         )
@@ -58,6 +58,7 @@ class Everything:
     ema_params: Any
     opt_state: Any
     dropout_key: jax.Array
+    step: int
     epoch: int
     config: dict[str, Any]
 
@@ -83,6 +84,7 @@ def save_old(path: Path) -> Everything:
         ema_params=ema,
         opt_state=optax.adam(1e-3).init(params),
         dropout_key=jax.random.PRNGKey(42),
+        step=700,
         epoch=7,
         config={"name": "mlp-ü", "lr": 1e-3},
     )
@@ -95,6 +97,7 @@ def main(folder: Path) -> None:
     old = save_old(path)
 
     without_rules = bridge.plan(path, model=model, tx=optax.adam(1e-3))
+    # two of the four layers have one shape, and nothing proves which is which
     print(f"without rules: {len(without_rules.problems)} problems; the first:\n")
     print(without_rules.problems[0])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -55,3 +56,14 @@ def test_the_two_commands_exist():
     for script in ("scripts/demo.sh", "scripts/test.sh"):
         assert script in README
         assert (ROOT / script).stat().st_mode & 0o100
+
+
+def test_the_oldest_tested_releases_are_the_floors():
+    tested = dict(
+        line.split("==") for line in (ROOT / "tests/oldest.txt").read_text().splitlines()
+        if "==" in line
+    )  # fmt: skip
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    for requirement in project["dependencies"]:
+        name, floor = requirement.split(">=")
+        assert tested[name].startswith(floor), name

@@ -16,7 +16,7 @@ from flax import nnx
 
 import legacy
 from bridge._plan import Initialised, Plan, Step
-from bridge.describe import describe
+from bridge._describe import describe
 from bridge.target import Slot, Target
 from bridge.transforms import Transpose
 

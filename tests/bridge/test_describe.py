@@ -17,7 +17,7 @@ import pytest
 from flax import linen, nnx
 from flax.training.train_state import TrainState
 
-from bridge.describe import describe, places, resolve
+from bridge._describe import describe, places, resolve
 from bridge.errors import TargetError
 from bridge.target import SlotRef, Target
 

@@ -20,7 +20,7 @@ from bridge._plan import Initialised, Plan, Problem, Step
 from bridge._restore import restore
 from bridge.apply import JSON_TYPE
 from bridge.carry import EXTRAS, METADATA
-from bridge.describe import describe, places
+from bridge._describe import describe, places
 from bridge.errors import BridgeError, PlanMismatch, PlanProblems, TargetError
 from bridge.items import HOMELESS
 from bridge.target import Slot, SlotRef, Target

@@ -75,8 +75,8 @@ def nnx_objects(width: int):
 
 def make_plan(source: Path, width: int):
     import legacy
-    from bridge._plan import Plan, Step
     from bridge._describe import describe
+    from bridge._plan import Plan, Step
     from bridge.transforms import Cast
 
     target = describe(lambda: nnx_objects(width))

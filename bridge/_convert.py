@@ -148,7 +148,13 @@ def convert(
         },
     )
     chosen = [(entry, step_number(entry)) for entry in chosen_steps(path, steps)]
+    numbers = [step for _, step in chosen]
     for entry, step in chosen:
+        if numbers.count(step) > 1:
+            raise BridgeError(
+                f"{absolute(path)}: several entries are step {step}, among them "
+                f"{entry.path.name}. Convert each by its own path, to outputs of their own."
+            )
         output.check_apart(absolute(path), root / str(step))
         output.check_apart(entry.path, root / str(step))
         if not overwrite and os.path.lexists(root / str(step)):

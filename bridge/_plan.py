@@ -49,8 +49,10 @@ class Ignored:
 
 @dataclass(frozen=True, slots=True)
 class Initialised:
-    """A slot that no source feeds; ``how`` is ``zeros``, ``ones``, ``rng:<seed>``, a number, or
-    ``pkg.mod:function`` (called with shape, numpy dtype and path).
+    """A slot that no source feeds.
+
+    ``how`` is ``zeros``, ``ones``, ``rng:<seed>``, a number, or ``pkg.mod:function`` (called with
+    shape, numpy dtype and path).
     """
 
     slot: SlotRef

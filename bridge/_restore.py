@@ -16,10 +16,10 @@ import jax
 import numpy as np
 from flax import nnx
 
+from bridge._describe import places, target_of
 from bridge._place import put
 from bridge._plan import Plan, Step
 from bridge.apply import JSON_TYPE, initial_value, step_values
-from bridge._describe import places, target_of
 from bridge.errors import BridgeError, PlanMismatch
 from bridge.items import HOMELESS, Items, gather
 from bridge.target import Slot, SlotRef, Target

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterable
 from typing import TypeAlias
@@ -30,11 +31,15 @@ def chosen_steps(path: str | os.PathLike[str], steps: Steps) -> list[legacy.Step
         BridgeError: ``steps`` is none of these.
     """
     run = legacy.steps_of(path)
+    if not run.steps:
+        raise legacy.CheckpointNotFound(f"{run.path}: the run has no finished step.", path=run.path)
     if steps == "all":
         return list(run.steps)
     if steps == "latest":
-        return list(run.steps[-1:]) or [_nothing(run)]
+        return [run.steps[-1]]
     wanted = _numbers(steps)
+    if not wanted:
+        raise BridgeError("steps is empty, so nothing would be converted. Name a step, or all.")
     by_number = {entry.step: entry for entry in run.steps}
     missing = [n for n in wanted if n not in by_number]
     if missing:
@@ -43,10 +48,6 @@ def chosen_steps(path: str | os.PathLike[str], steps: Steps) -> list[legacy.Step
             f"{run.path}: no step {', '.join(map(str, missing))}. It has: {have}.", path=run.path
         )
     return [by_number[n] for n in sorted(set(wanted))]
-
-
-def _nothing(run: legacy.Run) -> legacy.StepEntry:
-    raise legacy.CheckpointNotFound(f"{run.path}: the run has no finished step.", path=run.path)
 
 
 def _numbers(steps: Steps) -> list[float]:
@@ -81,7 +82,7 @@ def step_number(entry: legacy.StepEntry) -> int:
     """
     if entry.step is None:
         return 0
-    if entry.step < 0 or entry.step != int(entry.step):
+    if not (math.isfinite(entry.step) and entry.step >= 0 and entry.step == int(entry.step)):
         raise BridgeError(
             f"{entry.path} is step {entry.step}; a CheckpointManager has whole numbers from 0 up. "
             "Copy it under a name with such a step and convert the copy."

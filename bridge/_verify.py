@@ -28,6 +28,7 @@ from bridge._verdict import RUNGS, Difference, Level, Verdict, check_level
 from bridge._verify_output import MISSING, Output
 from bridge.apply import JSON_TYPE, initial_value, step_values
 from bridge.errors import BridgeError, PlanMismatch
+from bridge.json_item import plain
 from bridge.target import Slot, SlotRef
 from legacy.errors import LegacyError
 from legacy.leaves import ARRAY_KINDS, Leaf, LeafPath, LeafTable, format_path
@@ -234,7 +235,7 @@ class _Comparer:
             return found
         for ref, value in zip(refs, expected, strict=True):
             if self.slots[ref].variable_type == JSON_TYPE:
-                self._compare_plain(ref, value, found, sources)
+                self._compare_plain(ref, plain(value), found, sources)
                 continue
             leaf = self.output.leaf(ref)
             if leaf is None:

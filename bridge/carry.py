@@ -9,18 +9,32 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from bridge._plan import Problem, Step
+from bridge._plan import Step
 from bridge.draft import JSON_TYPE, Draft, spec_of
 from bridge.errors import TransformError
-from bridge.optimizer import Mapped, cut, moment_transforms
+from bridge.moments import Mapped, moment_transforms
+from bridge.optimizer import ignore_moments
+from bridge.optimizer_heads import cut
+from bridge.rule_text import ignore_rules
 from bridge.target import Empty, Slot, SlotPath
 from bridge.transforms import Cast, Spec, Transform
 from legacy import Leaf, LeafPath, format_path
 
-__all__ = ["EXTRAS", "METADATA", "carry", "carry_copy", "carry_optimizer", "metadata_kind"]
+__all__ = [
+    "EXTRAS",
+    "METADATA",
+    "NOTHING",
+    "carry",
+    "carry_copy",
+    "carry_optimizer",
+    "metadata_kind",
+]
 
 EXTRAS = "extras"
 METADATA = "metadata"
+NOTHING = frozenset({"none", "empty"})
+"""Kinds of leaves that hold no value."""
+
 # what a Python int, float or bool becomes when Orbax writes it: no dtype is lost as plain JSON
 PLAIN_DTYPES = frozenset({"int64", "float64", "bool"})
 
@@ -49,7 +63,7 @@ def carry(draft: Draft, paths: Iterable[LeafPath], code: str) -> None:
         if not draft.open_source(path):
             continue
         leaf = draft.table[path]
-        if leaf.kind in ("none", "empty"):
+        if leaf.kind in NOTHING:
             draft.ignore(path, "empty")
             continue
         if metadata_kind(leaf):
@@ -59,8 +73,8 @@ def carry(draft: Draft, paths: Iterable[LeafPath], code: str) -> None:
             continue
         spec = spec_of(leaf)
         slot = Slot(EXTRAS, path, path, "Array", "", spec.shape, spec.dtype, leaf.key_impl)
-        draft.slots[slot.ref] = slot
-        draft.add([path], [slot.ref], (), f"rule:{code}")
+        if draft.create(slot, [path]):
+            draft.add([path], [slot.ref], (), f"rule:{code}")
 
 
 def carry_copy(
@@ -83,40 +97,36 @@ def carry_copy(
             _incomplete(draft, prefix, found, len(step.sources))
             continue
         try:
-            transforms = tuple(t.for_moment(0) for t in step.transforms)
+            # a cast of the parameter is none of its copies: they are kept as they were saved
+            moving = (t for t in step.transforms if not isinstance(t, Cast))
+            transforms = tuple(t.for_moment(0) for t in moving)
             specs = draft.infer(found, transforms)
         except TransformError as error:
-            draft.used |= set(found)
-            draft.problems.append(
-                Problem("shape", f"copy {format_path(prefix)}: {error}", tuple(found))
-            )
+            rule = ignore_rules(found)
+            draft.refuse("shape", f"copy {format_path(prefix)}: {error}", found, rule=rule)
             continue
         paths = [params.slot_paths.get(r, r.path) for r in step.slots]
-        refs = []
-        for path, spec in zip(paths, specs, strict=True):
-            slot = _array(EXTRAS, (*prefix, *path), spec)
-            draft.slots[slot.ref] = slot
-            refs.append(slot.ref)
-        why = step.why if step.why.startswith("rule:") else f"rule:{code}"
-        draft.add(found, refs, transforms, why)
+        slots = [
+            _array(EXTRAS, (*prefix, *path), spec) for path, spec in zip(paths, specs, strict=True)
+        ]
+        if all(draft.create(slot, found) for slot in slots):
+            why = step.why if step.why.startswith("rule:") else f"rule:{code}"
+            draft.add(found, [s.ref for s in slots], transforms, why)
     for rel, rule in params.ignored.items():
         if rel in sources and draft.open_source(sources[rel]):
             draft.ignore(sources[rel], rule)
     for rel, path in sources.items():
-        if draft.open_source(path) and draft.table[path].kind not in ("none", "empty"):
+        if draft.open_source(path) and draft.table[path].kind not in NOTHING:
             draft.follow(params.sources[rel], path)
 
 
 def _incomplete(draft: Draft, prefix: LeafPath, found: list[LeafPath], want: int) -> None:
-    draft.used |= set(found)
-    draft.problems.append(
-        Problem(
-            "shape",
-            f"copy {format_path(prefix)} holds {len(found)} of {want} arrays that are put "
-            "together for the model",
-            tuple(found),
-            rule="\n".join(f'[[ignore]]\nsource = "{format_path(p)}"' for p in found),
-        )
+    draft.refuse(
+        "shape",
+        f"copy {format_path(prefix)} holds {len(found)} of {want} arrays that are put "
+        "together for the model",
+        found,
+        rule=ignore_rules(found),
     )
 
 
@@ -145,7 +155,7 @@ def carry_optimizer(
         item: the item of the optimizer.
         sources: full path by path below the optimizer state, empty leaves included.
         params: what became of the params.
-        wrapper: see :func:`bridge.optimizer.cut`.
+        wrapper: see :func:`bridge.optimizer_heads.cut`.
     """
     heads: dict[LeafPath, dict[LeafPath, LeafPath]] = {}
     for rel, full in sources.items():
@@ -155,26 +165,35 @@ def carry_optimizer(
         else:
             heads.setdefault(found[0], {})[found[1]] = full
     for head, below in heads.items():
-        for step in params.steps:
-            here = [below[r] for p in step.sources if (r := params.rel[p]) in below]
-            kinds = {draft.table[p].kind for p in here}
-            paths = [(*head, *params.slot_paths[r]) for r in step.slots if r in params.slot_paths]
-            if kinds and kinds <= {"none", "empty"}:
-                # a masked parameter: optax.MaskedNode has an entry in NNX's tree, but no array
-                draft.empties += [Empty(item, ("opt_state", *p, "value")) for p in paths]
-                for p in here:
-                    draft.ignore(p, "empty")
-            elif here:
-                _moments(draft, item, head, here, paths, step)
-        for rel, rule in params.ignored.items():
-            if rel in below and draft.open_source(below[rel]):
-                draft.ignore(below[rel], rule)
-        for rel, full in below.items():
-            if draft.open_source(full):
-                if draft.table[full].kind in ("none", "empty"):
-                    draft.ignore(full, "empty")
-                else:
-                    draft.follow(params.sources[rel], full)
+        _head(draft, item, head, below, params)
+
+
+def _head(
+    draft: Draft,
+    item: str,
+    head: LeafPath,
+    below: Mapping[LeafPath, LeafPath],
+    params: Mapped,
+) -> None:
+    """Lay out one copy of the parameters."""
+    for step in params.steps:
+        here = [below[r] for p in step.sources if (r := params.rel[p]) in below]
+        kinds = {draft.table[p].kind for p in here}
+        paths = [(*head, *params.slot_paths[r]) for r in step.slots if r in params.slot_paths]
+        if kinds and kinds <= NOTHING:
+            # a masked parameter: optax.MaskedNode has an entry in NNX's tree, but no array
+            draft.empties += [Empty(item, ("opt_state", *p, "value")) for p in paths]
+            for p in here:
+                draft.ignore(p, "empty")
+        elif here:
+            _moments(draft, item, head, here, paths, step)
+    ignore_moments(draft, below, params)
+    for rel, full in below.items():
+        if draft.open_source(full):
+            if draft.table[full].kind in NOTHING:
+                draft.ignore(full, "empty")
+            else:
+                draft.follow(params.sources[rel], full)
 
 
 def _moments(
@@ -191,23 +210,29 @@ def _moments(
     transforms = moment_transforms(draft, head, step, found)
     if transforms is None:
         return
+    try:
+        specs = draft.infer(found, transforms)
+    except TransformError as error:
+        rule = ignore_rules(found)
+        draft.refuse("moments", f"{format_path(found[0])}: {error}", found, rule=rule)
+        return
     slots = [
         _variable(item, ("opt_state", *path), spec, "OptVariable")
-        for path, spec in zip(paths, draft.infer(found, transforms), strict=True)
+        for path, spec in zip(paths, specs, strict=True)
     ]
-    draft.slots |= {s.ref: s for s in slots}
-    why = step.why if step.why.startswith("rule:") else "rule:structural"
-    draft.add(found, [s.ref for s in slots], transforms, why)
+    if all(draft.create(slot, found) for slot in slots):
+        why = step.why if step.why.startswith("rule:") else "rule:structural"
+        draft.add(found, [s.ref for s in slots], transforms, why)
 
 
 def _scalar(draft: Draft, item: str, rel: LeafPath, full: LeafPath) -> None:
     leaf = draft.table[full]
-    if leaf.kind in ("none", "empty"):
+    if leaf.kind in NOTHING:
         draft.ignore(full, "empty")
     elif leaf.kind in ("array", "scalar", "key"):
         slot = _variable(item, ("opt_state", *rel), spec_of(leaf), "OptArray")
-        draft.slots[slot.ref] = slot
-        draft.add([full], [slot.ref], (), "rule:structural")
+        if draft.create(slot, [full]):
+            draft.add([full], [slot.ref], (), "rule:structural")
     else:
         carry(draft, [full], "keep")
 

@@ -8,13 +8,11 @@ a typo must not become a leaf that is quietly treated otherwise.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
 
-from bridge._plan import Problem
 from bridge.draft import Draft
 from bridge.feeds import Feed
-from bridge.rules import Ignore, Init, Rules, expand, is_map
+from bridge.rules import Ignore, Init, MapRule, Rules, expand, is_map
 from bridge.target import SlotRef
 from legacy import LeafPath, format_path
 
@@ -33,116 +31,134 @@ def canonical(feed: Feed) -> dict[LeafPath, LeafPath]:
 
 
 def apply_ignores(draft: Draft, rules: Rules, feeds: Sequence[Feed]) -> None:
-    """Leave behind what ``ignore`` rules name."""
+    """Leave behind what ``ignore`` rules name.
+
+    Args:
+        draft: gets the ignored leaves, and a problem for each rule that finds nothing.
+        rules: the user's rules.
+        feeds: what feeds the items, for variable paths.
+    """
     names = [canonical(f) for f in feeds]
     for rule in rules.rules:
         if not isinstance(rule, Ignore):
             continue
-        hit = False
-        for short in names:
-            for path, full in short.items():
-                if rule.source.match(path) is not None:
-                    hit = True
-                    draft.ignore(full, rule.code)
-        for path in draft.table:
-            if rule.source.match(path) is not None:
-                hit = True
-                draft.ignore(path, rule.code)
-        if not hit:
-            _nothing(draft, rule.code, f"ignores {rule.source}, and no leaf has such a path")
+        found = {full for short in names for path, full in short.items() if rule.matches(path)}
+        found |= {path for path in draft.table if rule.matches(path)}
+        for path in found:
+            draft.ignore(path, rule.code)
+        if not found:
+            draft.refuse(
+                "rule", f"rule {rule.code} ignores {rule.source}, and no leaf has such a path"
+            )
 
 
 def apply_inits(draft: Draft, rules: Rules) -> None:
-    """Fill the slots that ``init`` rules name."""
+    """Fill the slots that ``init`` rules name.
+
+    A rule without an item is about model slots wherever it names one: what it says about a
+    parameter is not meant for the moments of the parameter, which start at zero.
+
+    Args:
+        draft: gets the initialised slots, and a problem for each rule that finds nothing.
+        rules: the user's rules.
+    """
     for rule in rules.rules:
         if not isinstance(rule, Init):
             continue
-        hit = False
-        for ref in draft.slots:
-            if rule.item in (None, ref.item) and rule.slot.match(ref.path) is not None:
-                hit = True
-                if ref in draft.initialised:
-                    other = draft.initialised[ref].rule
-                    draft.problems.append(
-                        Problem("rule", f"rules {other} and {rule.code} both fill {ref}", (), (ref,))
-                    )
-                else:
-                    draft.initialise(ref, rule.code, rule.how)
-        if not hit:
-            _nothing(draft, rule.code, f"fills {rule.slot}, and no slot has such a path")
+        found = [ref for ref in draft.slots if rule.matches(ref)]
+        if rule.item is None:
+            found = [r for r in found if draft.slots[r].collection != "opt_state"] or found
+        for ref in found:
+            if ref in draft.initialised:
+                other = draft.initialised[ref].rule
+                draft.refuse("rule", f"rules {other} and {rule.code} both fill {ref}", (), (ref,))
+            else:
+                draft.initialise(ref, rule.code, rule.how)
+        if not found:
+            draft.refuse("rule", f"rule {rule.code} fills {rule.slot}, and no slot has such a path")
 
 
 def check_casts(draft: Draft) -> None:
-    """A ``cast`` rule must name some slot; whether a cast is needed is seen later."""
+    """A ``cast`` rule must name some slot of its dtype; whether it is needed is seen later."""
     for rule in draft.casts:
-        if not any(
-            rule.item in (None, ref.item) and rule.slot.match(ref.path) is not None
-            for ref in draft.slots
-        ):
-            _nothing(draft, rule.code, f"casts {rule.slot}, and no slot has such a path")
+        dtypes = {slot.dtype for ref, slot in draft.slots.items() if rule.matches(ref)}
+        if not dtypes:
+            text = "and no slot has such a path"
+        elif rule.dtype not in dtypes:
+            text = (
+                f"and the slots of such a path are {', '.join(sorted(dtypes))}: a cast makes a "
+                "leaf fit its slot, it does not change the model"
+            )
+        else:
+            continue
+        draft.refuse("rule", f"rule {rule.code} casts {rule.slot} to {rule.dtype}, {text}")
 
 
 def apply_maps(draft: Draft, rules: Rules, feeds: Sequence[Feed]) -> None:
-    """Map what ``map`` rules name: by variable path for each item, else by full path."""
-    for rule in rules.rules:
-        if not is_map(rule):
-            continue
-        problems: list[str] = []
+    """Map what ``map`` rules name: by variable path for each item, else by full path.
+
+    Args:
+        draft: gets the steps, and a problem for each rule that does not come out even.
+        rules: the user's rules.
+        feeds: what feeds the items, for variable paths.
+    """
+    maps = [r for r in rules.rules if is_map(r)]
+    if not maps:
+        return
+    views = [(feed.item, canonical(feed), _slots_of(draft, feed)) for feed in feeds]
+    for rule in maps:
+        complaints: list[str] = []
         bound = False
-        for feed in feeds:
-            if rule.item in (None, feed.item):
-                bound |= _map_feed(draft, rule, feed, problems)
+        for item, sources, slots in views:
+            if rule.item in (None, item):
+                done, found = _bind(draft, rule, sources, slots)
+                if done:
+                    complaints = [*(complaints if bound else ()), *found]
+                elif not bound:
+                    complaints += found
+                bound |= done
         if not bound:
             whole = {p: p for p in draft.table}
             slots = {r: r for r in draft.slots if rule.item in (None, r.item)}
-            bound = _bind(draft, rule, whole, slots, problems)
-        if not bound or problems:
-            for text in dict.fromkeys(problems) or ("it matches nothing",):
-                draft.problems.append(Problem("rule", f"rule {rule.code}: {text}"))
+            bound, found = _bind(draft, rule, whole, slots)
+            complaints = found if bound else complaints or found
+        if not bound and not complaints:
+            complaints = ["it matches nothing"]
+        for text in dict.fromkeys(complaints):
+            draft.refuse("rule", f"rule {rule.code}: {text}")
 
 
-def _map_feed(draft: Draft, rule: Any, feed: Feed, problems: list[str]) -> bool:
+def _slots_of(draft: Draft, feed: Feed) -> dict[SlotRef, SlotRef]:
+    """Slots by the names that rules have for them: below the model of an item."""
     n = len(feed.prefix)
-    slots = {
+    return {
         SlotRef(r.item, r.path[n:]): r
         for r, s in draft.slots.items()
-        if r.item == feed.item and (s.collection != "opt_state" or not n)
+        if r.item == feed.item and s.collection != "opt_state"
     }
-    found: list[str] = []
-    bound = _bind(draft, rule, canonical(feed), slots, found)
-    if bound:
-        problems += found
-    elif found and not problems:
-        problems += found
-    return bound
 
 
 def _bind(
     draft: Draft,
-    rule: Any,
+    rule: MapRule,
     sources: Mapping[LeafPath, LeafPath],
     slots: Mapping[SlotRef, SlotRef],
-    problems: list[str],
-) -> bool:
+) -> tuple[bool, list[str]]:
+    """Carry out one rule on one view; whether it bound anything, and what is wrong."""
     expansion = expand(rule, sources, slots)
-    if not expansion.bindings:
-        problems += [p for p in expansion.problems if p not in problems]
-        return False
-    problems[:] = list(expansion.problems)
     for binding in expansion.bindings:
         full = [sources[p] for p in binding.sources]
         refs = [slots[r] for r in binding.slots]
-        clash = [p for p in full if p in draft.ignored]
-        if clash:
-            problems.append(
-                f"{format_path(clash[0])} is claimed by rule {draft.ignored[clash[0]]}, too"
-            )
-            draft.filled |= set(refs)
+        clash = next(_clashes(draft, full), None)
+        if clash is not None:
+            text = f"rule {rule.code} maps {clash}, too; narrow one of the two"
+            draft.refuse("rule", text, full, [r for r in refs if draft.open_slot(r)])
             continue
         draft.add(full, refs, rule.transforms, f"rule:{rule.code}")
-    return True
+    return bool(expansion.bindings), list(expansion.problems)
 
 
-def _nothing(draft: Draft, code: str, text: str) -> None:
-    draft.problems.append(Problem("rule", f"rule {code} {text}"))
-
+def _clashes(draft: Draft, paths: Sequence[LeafPath]) -> Iterator[str]:
+    for path in paths:
+        if path in draft.ignored:
+            yield f"{format_path(path)}, which rule {draft.ignored[path]} ignores"

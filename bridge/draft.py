@@ -8,21 +8,20 @@ problem, and a slot likewise.
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from math import prod
 from typing import TypeVar
 
 from bridge._plan import Ignored, Initialised, Problem, Step
 from bridge.errors import TransformError
+from bridge.rule_text import ignore_rules, init_rule, quoted, shape_rule
 from bridge.rules import CastRule, Rules
 from bridge.target import Empty, Slot, SlotRef
 from bridge.transforms import Cast, Spec, Transform, infer_all
 from legacy import Leaf, LeafPath, LeafTable, format_path
 
-__all__ = ["JSON_TYPE", "Draft", "init_rule", "quoted", "reshaping", "spec_of"]
+__all__ = ["JSON_TYPE", "Draft", "spec_of"]
 
 T = TypeVar("T")
 
@@ -66,6 +65,10 @@ class Draft:
         # items that a leaf feeds: an EMA model may share the batch statistics of the model
         self.fed: dict[LeafPath, set[str]] = defaultdict(set)
         self.filled: dict[SlotRef, str] = {}
+        # places of slots that were created, which must not collide: by disk name, and by path
+        self._places: dict[tuple[str, str], str] = {}
+        self._inner: set[tuple[str, LeafPath]] = set()
+        self._outer: set[tuple[str, LeafPath]] = set()
         # what shares the fate of a parameter: its moments and copies, and their slots
         self.followers: dict[LeafPath, list[LeafPath]] = defaultdict(list)
         self.slot_followers: dict[SlotRef, list[SlotRef]] = defaultdict(list)
@@ -88,6 +91,35 @@ class Draft:
             self.refuse("shape", _unsavable(self.slots[ref]), (), [ref])
         else:
             self.initialised[ref] = Initialised(ref, rule, how)
+
+    def create(self, slot: Slot, sources: Sequence[LeafPath]) -> bool:
+        """Add a slot that no model asked for.
+
+        Args:
+            slot: the slot.
+            sources: the leaves that are to feed it; they get a problem when it cannot be.
+
+        Returns:
+            Whether its place was free.
+        """
+        # Orbax joins with dots and escapes nothing, so 'a.b' and a/b are one place
+        place = (slot.item, ".".join(slot.disk_path))
+        above = {(slot.item, slot.path[:n]) for n in range(1, len(slot.path))}
+        other = self._places.get(place)
+        if other is None and (slot.item, slot.path) in self._inner:
+            other = "what lies below it"
+        if other is None:
+            other = next((f"{i}:{format_path(p)}" for i, p in above if (i, p) in self._outer), None)
+        if other is not None:
+            rule = ignore_rules(sources)
+            text = f"{self._names(sources)} would be saved as {slot.ref}, where {other} is already"
+            self.refuse("ambiguous", text, sources, (), rule)
+            return False
+        self._places[place] = str(slot.ref)
+        self._inner |= above
+        self._outer.add((slot.item, slot.path))
+        self.slots[slot.ref] = slot
+        return True
 
     def infer(
         self, sources: Sequence[LeafPath], transforms: Sequence[Transform]
@@ -115,75 +147,83 @@ class Draft:
         for path in sources:
             self.fed[path] |= {r.item for r in refs}
         taken = [r for r in refs if not self.open_slot(r)]
-        for ref in taken[:1]:
-            other = self.filled.get(ref)
-            by = f"rule:{self.initialised[ref].rule}" if other is None else other
-            self.refuse(
-                "rule",
-                f"slot {ref} is fed twice: by {by}, and by {why} from {self._names(sources)}. "
-                "Remove or narrow one of the two",
-                sources,
-                refs,
-            )
+        trouble = self._taken(taken[0], sources, why) if taken else None
         self.filled |= {r: why for r in refs if r not in taken}
-        if taken:
-            return None
-        barren = [r for r in refs if 0 in self.slots[r].shape]
-        if barren:
-            rule = "\n".join(f"[[ignore]]\nsource = {quoted(p)}" for p in sources)
-            self.refuse("shape", _unsavable(self.slots[barren[0]]), sources, refs, rule)
-            return None
-        wrong = [p for p in sources if self.table[p].kind in NO_ARRAYS]
-        if wrong:
-            kind = self.table[wrong[0]].kind
-            self.refuse("dtype", f"{format_path(wrong[0])} is {kind!r} and no array", sources, refs)
-            return None
+        slots = [self.slots[r] for r in refs]
+        trouble = trouble or self._unfit(sources, slots)
+        made = trouble or self._step(sources, slots, transforms, why)
+        if isinstance(made, Step):
+            self.steps.append(made)
+            return made
+        self.refuse(made.kind, made.message, sources, refs, made.rule)
+        return None
+
+    def _taken(self, ref: SlotRef, sources: Sequence[LeafPath], why: str) -> Problem:
+        """A slot that something feeds already."""
+        other = self.filled.get(ref)
+        by = f"rule:{self.initialised[ref].rule}" if other is None else other
+        return Problem(
+            "rule",
+            f"slot {ref} is fed twice: by {by}, and by {why} from {self._names(sources)}. "
+            "Remove or narrow one of the two",
+        )
+
+    def _unfit(self, sources: Sequence[LeafPath], slots: Sequence[Slot]) -> Problem | None:
+        """What no transform can help: no array, nothing to save, keys of another algorithm."""
+        for slot in slots:
+            if 0 in slot.shape:
+                rule = ignore_rules(sources)
+                return Problem("shape", _unsavable(slot), rule=rule)
+        for path in sources:
+            if self.table[path].kind in NO_ARRAYS:
+                kind = self.table[path].kind
+                return Problem("dtype", f"{format_path(path)} is {kind!r} and no array")
+        mixed = self._mixed_keys(sources, slots)
+        return Problem("dtype", mixed) if mixed else None
+
+    def _step(
+        self,
+        sources: Sequence[LeafPath],
+        slots: Sequence[Slot],
+        transforms: Sequence[Transform],
+        why: str,
+    ) -> Step | Problem:
+        """The step, when what comes out of its transforms is what the slots want."""
         try:
             specs = self.infer(sources, transforms)
         except TransformError as error:
-            self.refuse("shape", f"{self._names(sources)}: {error}", sources, refs)
-            return None
-        slots = [self.slots[r] for r in refs]
+            return Problem("shape", f"{self._names(sources)}: {error}")
         if len(specs) != len(slots):
-            self.refuse(
+            return Problem(
                 "rule",
                 f"{self._names(sources)} gives {len(specs)} array(s) for {len(slots)} slot(s)",
-                sources,
-                refs,
             )
-            return None
         for spec, slot in zip(specs, slots, strict=True):
             if spec.shape != slot.shape:
-                self.refuse(
+                return Problem(
                     "shape",
                     f"{self._names(sources)} gives shape {list(spec.shape)}, "
                     f"slot {slot.ref} has {list(slot.shape)}",
-                    sources,
-                    refs,
-                    _shape_rule(sources, slot, spec),
+                    rule=shape_rule(sources, slot, spec),
                 )
-                return None
         extra = self._cast(specs, slots)
         if extra is None:
             spec, slot = next(
                 (a, b) for a, b in zip(specs, slots, strict=True) if a.dtype != b.dtype
             )
-            self.refuse(
+            return Problem(
                 "dtype",
                 f"{self._names(sources)} has dtype {spec.dtype}, slot {slot.ref} has {slot.dtype}",
-                sources,
-                refs,
-                f"[[cast]]\nslot = {quoted(slot.path)}\n"
+                rule=f"[[cast]]\nslot = {quoted(slot.path)}\n"
                 f'item = {quoted((slot.item,))}\ndtype = "{slot.dtype}"',
             )
-            return None
-        step = Step(tuple(sources), tuple(refs), (*transforms, *extra), why)
-        self.steps.append(step)
-        return step
+        refs = tuple(s.ref for s in slots)
+        return Step(tuple(sources), refs, (*transforms, *extra), why)
 
     def add_json(self, path: LeafPath, slot: Slot, why: str) -> None:
         """Carry a plain value into the JSON item: no shape, no dtype, nothing to check."""
-        self.slots[slot.ref] = slot
+        if not self.create(slot, [path]):
+            return
         self.used.add(path)
         self.filled[slot.ref] = why
         self.steps.append(Step((path,), (slot.ref,), (), why))
@@ -202,6 +242,17 @@ class Draft:
                 self.cast_used.add(rule.code)
                 return (Cast(rule.dtype, exact=rule.exact),)
         return None
+
+    def _mixed_keys(self, sources: Sequence[LeafPath], slots: Sequence[Slot]) -> str:
+        """What is wrong when PRNG keys of one algorithm would feed another one; else empty."""
+        ours = {k for p in sources if (k := self.table[p].key_impl) is not None}
+        theirs = {s.key_impl for s in slots if s.key_impl is not None}
+        if not ours or not theirs or ours == theirs:
+            return ""
+        return (
+            f"{self._names(sources)} holds {'/'.join(sorted(ours))} keys, slot {slots[0].ref} "
+            f"{'/'.join(sorted(theirs))} keys: ignore the leaf and initialise the slot"
+        )
 
     def refuse(
         self,
@@ -254,11 +305,11 @@ class Draft:
         bare = tuple(r for r in self.slots if r not in filled)
         if lost:
             text = f"{_many(lost, 'leaf', 'leaves')} cannot follow what became of the parameters"
-            rule = "\n".join(f"[[ignore]]\nsource = {quoted(p)}" for p in lost)
+            rule = ignore_rules(lost)
             found.append(Problem("moments", f"{format_path(lost[0])}: {text}", lost, rule=rule))
         if bare:
             text = f"{_many(bare, 'slot', 'slots')} cannot follow what became of the parameters"
-            rule = "\n".join(init_rule(r) for r in bare)
+            rule = "\n\n".join(init_rule(r) for r in bare)
             found.append(Problem("moments", f"{bare[0]}: {text}", slots=bare, rule=rule))
         return tuple(found)
 
@@ -270,17 +321,6 @@ class Draft:
     def _names(sources: Sequence[LeafPath]) -> str:
         shown = " + ".join(format_path(p) for p in sources[:3])
         return shown + (f" + {len(sources) - 3} more" if len(sources) > 3 else "")  # noqa: PLR2004 - three fit on a line
-
-
-def quoted(path: Sequence[str]) -> str:
-    """A path as a TOML string."""
-    text = format_path(tuple(path))
-    return f"'{text}'" if '"' in text and "'" not in text else json.dumps(text, ensure_ascii=False)
-
-
-def init_rule(ref: SlotRef, value: str = '"zeros"') -> str:
-    """A rule to paste that fills a slot."""
-    return f"[[init]]\nslot = {quoted(ref.path)}\nitem = {quoted((ref.item,))}\nvalue = {value}"
 
 
 def _many(things: Sequence[object], one: str, many: str) -> str:
@@ -298,25 +338,3 @@ def _unsavable(slot: Slot) -> str:
         f"slot {slot.ref} has shape {list(slot.shape)}, and Orbax refuses to save arrays without "
         "elements: take it out of the model, and ignore its source"
     )
-
-
-def _shape_rule(sources: Sequence[LeafPath], slot: Slot, spec: Spec) -> str:
-    """A rule to paste where a reshape or a transpose would do; the user must know which."""
-    if len(sources) != 1:
-        return ""
-    transforms = reshaping(spec.shape, slot.shape)
-    if not transforms:
-        return ""
-    return (
-        f"[[map]]\nfrom = {quoted(sources[0])}\nto = {quoted(slot.path)}\n"
-        f"item = {quoted((slot.item,))}\ntransforms = [{transforms}]"
-    )
-
-
-def reshaping(ours: tuple[int, ...], theirs: tuple[int, ...]) -> str:
-    """The transform that makes one shape of another, as TOML; empty when there is none."""
-    if len(ours) == 2 and ours[::-1] == theirs:  # noqa: PLR2004 - a matrix
-        return '{op = "transpose", axes = [1, 0]}'
-    if prod(ours) == prod(theirs):
-        return f'{{op = "reshape", shape = {list(theirs)}}}'
-    return ""

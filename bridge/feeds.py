@@ -16,7 +16,7 @@ from bridge.roles import PARAMS, Group, Roles
 from bridge.target import Slot, SlotPath, Target
 from legacy import LeafPath, LeafTable, format_path, parse_path
 
-__all__ = ["At", "Feed", "at_paths", "feeds", "model_items", "optimizer_groups"]
+__all__ = ["At", "Feed", "Optimised", "at_paths", "feeds", "model_items", "optimizer_groups"]
 
 At = str | LeafPath | Mapping[str, str | LeafPath] | None
 
@@ -67,8 +67,10 @@ def model_items(target: Target) -> dict[str, SlotPath]:
     {'m': ()}
     """
     found: dict[str, SlotPath] = {}
-    for item in target.items:
-        slots = [s for s in target.slots if s.item == item]
+    by_item: dict[str, list[Slot]] = {}
+    for slot in target.slots:
+        by_item.setdefault(slot.item, []).append(slot)
+    for item, slots in by_item.items():
         own = [s for s in slots if s.collection != "opt_state"]
         both = len(own) < len(slots) and all(s.path[:1] == ("model",) for s in own)
         if own:
@@ -78,7 +80,7 @@ def model_items(target: Target) -> dict[str, SlotPath]:
 
 def feeds(
     table: LeafTable, roles: Roles, items: Mapping[str, SlotPath], at: Mapping[str, LeafPath]
-) -> tuple[list[Feed], list[Problem]]:
+) -> tuple[list[Feed], dict[str, Problem]]:
     """Choose the leaves for each item.
 
     Args:
@@ -88,10 +90,10 @@ def feeds(
         at: path by item, from the user.
 
     Returns:
-        The feeds, and a problem for each item that could not be decided.
+        The feeds, and a problem by item for those that could not be decided.
     """
     found: list[Feed] = []
-    problems: list[Problem] = []
+    problems: dict[str, Problem] = {}
     for item, prefix in items.items():
         if item in at:
             groups = _named(table, roles, at[item])
@@ -101,20 +103,21 @@ def feeds(
             state = groups[0].state
             wrapper = roles.states[state].params[len(roles.states[state].optimised) :]
             found.append(Feed(item, prefix, groups, state, wrapper))
-            continue
-        where = sorted({g.prefix for r in ("params", "copy") for g in roles.of(r)})  # type: ignore[arg-type]
-        first = format_path(where[0]) if where else "params"
-        wanted = f"nothing is at {format_path(at[item])}" if item in at else "none can be chosen"
-        problems.append(
-            Problem(
-                "ambiguous",
-                f"item {item!r} needs params; the checkpoint has {len(where)} set(s), and {wanted}",
-                candidates=tuple(f"at={{{item!r}: {format_path(p)!r}}}" for p in where),
-                rule=f"# bridge.plan(..., at={{{item!r}: {first!r}}})   "
-                f"or   --at {item}={first}",
-            )
-        )
+        else:
+            problems[item] = _undecided(roles, item, at.get(item))
     return found, problems
+
+
+def _undecided(roles: Roles, item: str, at: LeafPath | None) -> Problem:
+    where = sorted({g.prefix for g in (*roles.of("params"), *roles.of("copy"))})
+    first = format_path(where[0]) if where else "params"
+    wanted = "none can be chosen" if at is None else f"nothing is at {format_path(at)}"
+    return Problem(
+        "ambiguous",
+        f"item {item!r} needs params; the checkpoint has {len(where)} set(s), and {wanted}",
+        candidates=tuple(f"at={{{item!r}: {format_path(p)!r}}}" for p in where),
+        rule=f"# bridge.plan(..., at={{{item!r}: {first!r}}})   or   --at {item}={first}",
+    )
 
 
 def _with_collections(roles: Roles, params: Group) -> tuple[Group, ...]:
@@ -175,38 +178,66 @@ def _guess(roles: Roles, item: str, *, alone: bool) -> tuple[Group, ...]:
 
 
 def _alike(item: str, part: str) -> bool:
-    """``ema`` is ``ema_params`` and ``params_ema``, and not ``schema``."""
-    return item == part or item in part.split("_") or part in item.split("_")
+    """``ema`` is ``ema_params`` and ``params_ema``; ``critic`` is no ``target_critic_params``."""
+    plain = {"params", "variables", "state", "model", "network", "net"}
+    words = {*item.lower().split("_")} - plain
+    return item == part or (bool(words) and words == {*part.lower().split("_")} - plain)
+
+
+@dataclass(frozen=True, slots=True)
+class Optimised:
+    """An item with optimizer slots.
+
+    Attributes:
+        item: the item.
+        feed: the feed of the model that it optimises; None when the target has no such model.
+        group: the optimizer state that feeds it; None when it cannot be chosen.
+        slots: its optimizer slots by path, ``step`` and ``opt_state/...``.
+    """
+
+    item: str
+    feed: Feed | None
+    group: Group | None
+    slots: Mapping[SlotPath, Slot]
 
 
 def optimizer_groups(
     target: Target, roles: Roles, found: list[Feed], at: Mapping[str, LeafPath]
-) -> dict[str, tuple[Feed, Group | None, dict[SlotPath, Slot]]]:
-    """For each item with optimizer slots: the model feed it optimises, and its source.
+) -> list[Optimised]:
+    """For each item with optimizer slots: the model it optimises, and its source.
 
-    Returns:
-        Item to (feed, group of the optimizer state or None, slot by path in the item).
+    Args:
+        target: the target.
+        roles: the roles of the source.
+        found: the feeds of the models.
+        at: path by item, from the user.
     """
-    result: dict[str, tuple[Feed, Group | None, dict[SlotPath, Slot]]] = {}
-    for item in target.items:
-        slots = {s.path: s for s in target.slots if s.item == item and s.collection == "opt_state"}
-        if not slots:
-            continue
+    by_item: dict[str, dict[SlotPath, Slot]] = {}
+    for slot in target.slots:
+        if slot.collection == "opt_state":
+            by_item.setdefault(slot.item, {})[slot.path] = slot
+    models = model_items(target)
+    result = []
+    for item, slots in by_item.items():
         feed = _optimised(item, found)
-        if feed is None:
-            continue
-        groups = [
-            g
-            for g in roles.of("opt_state")
-            if (g.prefix == at[item] if item in at else g.state == feed.state)
-        ]
-        result[item] = (feed, groups[0] if len(groups) == 1 else None, slots)
+        groups = roles.of("opt_state")
+        if item in at and item not in models:
+            groups = tuple(g for g in groups if at[item] in (g.prefix, g.prefix[:-1]))
+        elif feed is not None:
+            groups = tuple(g for g in groups if g.state == feed.state)
+        elif models:  # some model could not be fed: its problem comes first
+            groups = ()
+        if len(groups) > 1:
+            groups = tuple(g for g in groups if item in g.prefix) or groups
+        result.append(Optimised(item, feed, groups[0] if len(groups) == 1 else None, slots))
     return result
 
 
 def _optimised(item: str, found: list[Feed]) -> Feed | None:
     by_item = {f.item: f for f in found}
-    for name in (item, item.removesuffix("_optimizer"), item.removesuffix("_opt"), "model"):
+    for name in (item, item.removesuffix("_optimizer"), item.removesuffix("_opt")):
         if name in by_item:
             return by_item[name]
+    if item in ("optimizer", "opt") and "model" in by_item:
+        return by_item["model"]
     return found[0] if len(found) == 1 else None

@@ -10,7 +10,8 @@ value                               written as
 ``b"ab"``                           ``{"__bytes__": "YWI="}``
 ``1+2j``                            ``{"__complex__": [1.0, 2.0]}``
 ``nan``, ``inf``, ``-inf``          ``{"__float__": "nan"}``
-numpy scalars, zero-size arrays     ``{"__array__": {"dtype", "shape", "data": base64}}``
+64-bit numpy scalars and bools      the plain number: Orbax writes Python numbers as such
+other numpy scalars, empty arrays   ``{"__array__": {"dtype", "shape", "data": base64}}``
 ==================================  ====================================================
 """
 
@@ -28,13 +29,14 @@ from bridge.errors import BridgeError
 from bridge.target import SlotPath, SlotRef
 from legacy import Leaf, LeafPath, LeafTable, format_path
 
-__all__ = ["decode", "document"]
+__all__ = ["decode", "document", "encode", "plain"]
 
 _BYTES = "__bytes__"
 _COMPLEX = "__complex__"
 _FLOAT = "__float__"
 _ARRAY = "__array__"
 _MARKERS = frozenset({_BYTES, _COMPLEX, _FLOAT, _ARRAY})
+_PYTHON_DTYPES = frozenset({"int64", "float64", "bool"})
 _SEQUENCES = frozenset({"list", "tuple"})
 
 
@@ -84,6 +86,18 @@ def encode(leaf: Leaf) -> Any:
     return _encode(leaf.read(), leaf.path)
 
 
+def plain(value: Any) -> Any:
+    """A value as a JSON item keeps it: 64-bit numpy scalars and bools as Python's own.
+
+    Orbax writes Python numbers as such scalars, and has no mark that tells them apart.
+
+    >>> plain(np.float64(0.5)), plain(np.float32(0.5))
+    (0.5, np.float32(0.5))
+    """
+    plainly = isinstance(value, np.generic) and value.dtype.name in _PYTHON_DTYPES
+    return value.item() if plainly else value
+
+
 def decode(data: Any) -> Any:
     """Read back what :func:`document` made.
 
@@ -117,6 +131,7 @@ def _unmark(marker: str, inner: Any) -> Any:
 
 
 def _encode(value: Any, path: LeafPath) -> Any:
+    value = plain(value)
     if isinstance(value, (np.ndarray, np.generic)):
         return {_ARRAY: _array(np.asarray(value), path)}
     if isinstance(value, (bytes, bytearray, memoryview)):

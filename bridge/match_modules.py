@@ -1,7 +1,8 @@
 """Modules that are the same one by their place and by what is in them.
 
 Both sides are laid out as trees of modules. The roots are the same; in two modules that are the
-same, children of one name are, and so are the only two children with one content.
+same, children of one name are, and so are the only two children with one content. The numbers of
+two lists under different names say nothing: ``Dense_0`` may be ``layers[1]``.
 """
 
 from __future__ import annotations
@@ -76,20 +77,27 @@ def same_modules(
     left, right = _tree(ours), _tree(theirs)
     for root in (left, right):
         _number(root, numbers, doubtful)
-    stack = [(left, right)]
+    stack = [(left, right, True)]
     while stack:
-        mine, other = stack.pop()
+        mine, other, named = stack.pop()
         if mine.leaves and other.leaves:
             yield mine.leaves, other.leaves
         same = [n for n in mine.children if n in other.children]
-        indices = [{(n,) for n in m.children if is_index(n)} for m in (mine, other)]
-        if not all(Families(*indices).agree(i) for i in (*indices[0], *indices[1])):
+        if not named or not _count_alike(mine, other):
+            # an index is a place in one order of layers, and another list may have another order
             same = [n for n in same if not is_index(n)]
-        stack += [(mine.children[n], other.children[n]) for n in same]
-        named = set(same)
-        a = _only(m for n, m in mine.children.items() if n not in named)
-        b = _only(m for n, m in other.children.items() if n not in named)
-        stack += [(a[c], b[c]) for c in a if c in b]
+        stack += [(mine.children[n], other.children[n], True) for n in same]
+        gone = set(same)
+        a = _only(m for n, m in mine.children.items() if n not in gone)
+        b = _only(m for n, m in other.children.items() if n not in gone)
+        stack += [(a[c], b[c], False) for c in a if c in b]
+
+
+def _count_alike(mine: _Module, other: _Module) -> bool:
+    """Whether the numbered children of two modules have the same numbers."""
+    ours, theirs = ([(n,) for n in m.children if is_index(n)] for m in (mine, other))
+    families = Families(ours, theirs)
+    return all(families.agree(n) for n in (*ours, *theirs))
 
 
 def _tree(leaves: Iterable[Leaf]) -> _Module:

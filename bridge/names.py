@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 
 from legacy import LeafPath
 
-__all__ = ["BOX", "Families", "may_pair", "normal", "unboxed"]
+__all__ = ["BOX", "Families", "is_index", "may_pair", "normal", "unboxed"]
 
 _INDEXED = re.compile(r"(.+)_(\d+)", re.ASCII)
 BOX = "value"

@@ -16,32 +16,35 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Literal
 
+from bridge.roles_tree import (
+    COLLECTION_NAMES,
+    COPY_NAME,
+    OPT_NAMES,
+    PARAMS,
+    State,
+    Tree,
+    is_flax_optim,
+    node_at,
+    primary,
+    shapes_in,
+    states_in,
+    tree_of,
+)
 from legacy import Leaf, LeafPath, LeafTable
 
-__all__ = ["Group", "Role", "Roles", "State", "find_roles"]
+__all__ = ["PARAMS", "Group", "Role", "Roles", "State", "find_roles"]
 
 Role = Literal["params", "collection", "opt_state", "step", "rng", "copy", "rest"]
 
-Tree: TypeAlias = "dict[str, Tree | Leaf]"
-
-PARAMS = "params"
 STEP_NAMES = frozenset({"step", "global_step"})
-OPT_NAMES = frozenset(
-    {"opt_state", "opt_states", "optimizer_state", "optim_state", "tx_state", "opt"}
-)
 # fields of optax and flax.optim states that hold one array for each parameter
 MOMENT_NAMES = frozenset(
     {"mu", "nu", "trace", "acc_grads", "nu_max", "sum_of_squares", "exp_avg", "exp_avg_sq",
      "param_states"}
 )  # fmt: skip
-COLLECTION_NAMES = frozenset(
-    {"batch_stats", "cache", "intermediates", "losses", "perturbations", "spectral_stats",
-     "_overwrite_with_gradient", "aqt", "quant", "lora", "state_vars"}
-)  # fmt: skip
-COPY_NAME = re.compile(r"ema|target|avg|average|teacher|shadow|slow|polyak|swa|best|old|init", re.I)
-KEY_NAME = re.compile(r"rng|key|seed|prng", re.I)
+KEY_NAME = re.compile(r"rng|key|seed|prng", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,28 +68,6 @@ class Group:
     def full(self) -> Iterator[LeafPath]:
         """The paths of its leaves in the table."""
         return (self.prefix + p for p in self.paths)
-
-
-@dataclass(frozen=True, slots=True)
-class State:
-    """One set of model variables found in the tree.
-
-    Attributes:
-        prefix: the TrainState, variables dict or bundle entry that holds it.
-        optimised: the subtree that the optimizer saw (``TrainState.params``).
-        variables: the parent of the collections.
-        params: the params collection itself.
-    """
-
-    prefix: LeafPath
-    optimised: LeafPath
-    variables: LeafPath
-    params: LeafPath
-
-    @property
-    def name(self) -> str:
-        """The last component of the prefix, or an empty string at the root."""
-        return self.prefix[-1] if self.prefix else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,83 +108,11 @@ def find_roles(table: LeafTable) -> Roles:
     >>> find_roles(LeafTable([Leaf(("step",), "number")])).groups[0].role
     'rest'
     """
-    tree = _tree(table)
-    states = tuple(_primary(_states(tree, ()), tree))
+    tree = tree_of(table)
+    states = tuple(primary(states_in(tree, ()), tree))
     if not states:
         return Roles(_bare(table), (State((), (), (), ()),))
     return Roles(_Classifier(table, tree, states).groups(), states)
-
-
-def _tree(table: LeafTable) -> Tree:
-    root: Tree = {}
-    for path, leaf in table.items():
-        node = root
-        for part in path[:-1]:
-            child = node.setdefault(part, {})
-            assert isinstance(child, dict)  # noqa: S101 - LeafTable holds no leaf below a leaf
-            node = child
-        node[path[-1] if path else ""] = leaf
-    return root
-
-
-def _states(node: Tree, prefix: LeafPath) -> Iterator[State]:
-    """States below a node, outermost first."""
-    params = node.get(PARAMS)
-    if isinstance(params, dict):
-        top = (*prefix, PARAMS)
-        doubled = isinstance(params.get(PARAMS), dict)
-        yield State(prefix, top, top if doubled else prefix, (*top, PARAMS) if doubled else top)
-        rest = {k: v for k, v in node.items() if k != PARAMS}
-    elif isinstance(node.get("target"), dict) and _is_flax_optim(node.get("state")):
-        # flax.optim.Optimizer: {'target': params, 'state': {'step', 'param_states'}}
-        target = node["target"]
-        top = (*prefix, "target")
-        doubled = isinstance(target, dict) and isinstance(target.get(PARAMS), dict)
-        yield State(prefix, top, top, (*top, PARAMS) if doubled else top)
-        rest = {k: v for k, v in node.items() if k not in ("target", "state")}
-    else:
-        rest = node
-    for name, child in rest.items():
-        if isinstance(child, dict) and name not in OPT_NAMES | COLLECTION_NAMES:
-            yield from _states(child, (*prefix, name))
-
-
-def _is_flax_optim(node: Tree | Leaf | None) -> bool:
-    return isinstance(node, dict) and "param_states" in node
-
-
-def _primary(states: Iterator[State], tree: Tree) -> Iterator[State]:
-    """The states that are not copies of another one by name and structure."""
-    found = list(states)
-    shapes = [_shapes(_at(tree, s.params)) for s in found]
-    for n, state in enumerate(found):
-        named_copy = any(COPY_NAME.search(p) for p in state.prefix)
-        twin = any(
-            m != n and shapes[m] == shapes[n] and not any(COPY_NAME.search(p) for p in o.prefix)
-            for m, o in enumerate(found)
-        )
-        if not (named_copy and twin):
-            yield state
-
-
-def _shapes(node: Tree, prefix: LeafPath = ()) -> dict[LeafPath, tuple[int, ...]]:
-    """Shapes below a node by relative path; costs what the subtree costs, not the table."""
-    found: dict[LeafPath, tuple[int, ...]] = {}
-    for name, child in node.items():
-        if isinstance(child, dict):
-            found |= _shapes(child, (*prefix, name))
-        else:
-            found[*prefix, name] = child.shape
-    return found
-
-
-def _at(tree: Tree, path: LeafPath) -> Tree:
-    node = tree
-    for part in path:
-        child = node[part]
-        assert isinstance(child, dict)  # noqa: S101 - asked for inner nodes only
-        node = child
-    return node
 
 
 def _bare(table: LeafTable) -> tuple[Group, ...]:
@@ -248,7 +157,7 @@ class _Classifier:
         self.states = states
         self.found: dict[tuple[Role, LeafPath, str, int], list[LeafPath]] = {}
         self.assigned: set[LeafPath] = set()  # a leaf keeps the first role it is given
-        self.params = {n: _shapes(_at(tree, s.params)) for n, s in enumerate(states)}
+        self.params = {n: shapes_in(node_at(tree, s.params)) for n, s in enumerate(states)}
         self.modules = {n: {p[0] for p in ps if p} for n, ps in self.params.items()}
         # copies copy a collection, too (EMA of batch_stats)
         self.collections: dict[tuple[int, str], dict[LeafPath, tuple[int, ...]]] = {}
@@ -263,7 +172,7 @@ class _Classifier:
                     path = (*parent, name)
                     if isinstance(child, dict) and self._is_collection(path, n):
                         self._take("collection", path, name, n)
-                        self.collections[n, name] = _shapes(self._node(path))
+                        self.collections[n, name] = shapes_in(self._node(path))
         self._walk(self.tree, ())
         return tuple(
             Group(role, prefix, collection, tuple(paths), state)
@@ -272,7 +181,7 @@ class _Classifier:
         )
 
     def _node(self, path: LeafPath) -> Tree:
-        return _at(self.tree, path)
+        return node_at(self.tree, path)
 
     def _taken(self, path: LeafPath) -> bool:
         return any(path == prefix for (_, prefix, _, _) in self.found)
@@ -280,7 +189,7 @@ class _Classifier:
     def _take(self, role: Role, prefix: LeafPath, collection: str, state: int) -> None:
         key = (role, prefix, collection, state)
         if key not in self.found:
-            inside = [p for p in _shapes(self._node(prefix)) if prefix + p not in self.assigned]
+            inside = [p for p in shapes_in(self._node(prefix)) if prefix + p not in self.assigned]
             self.assigned |= {prefix + p for p in inside}
             self.found[key] = inside
 
@@ -296,7 +205,7 @@ class _Classifier:
             return False
         if name in COLLECTION_NAMES:
             return True
-        inside = _shapes(self._node(path))
+        inside = shapes_in(self._node(path))
         copies = inside.items() <= self.params[state].items()
         mine = {p[0] for p in inside if p}
         arrays = any(self.table[path + p].kind == "array" for p in inside)
@@ -343,9 +252,9 @@ class _Classifier:
         return {found.prefix, found.variables, found.prefix[:-1]}
 
     def _looks_like_optimizer(self, path: LeafPath, state: int) -> bool:
-        if path[-1] == "state" and _is_flax_optim(self._node(path)):
+        if path[-1] == "state" and is_flax_optim(self._node(path)):
             return True
-        inside = _shapes(self._node(path))
+        inside = shapes_in(self._node(path))
         return any(
             MOMENT_NAMES & set(p[:-1]) and p[i + 1 :] in self.params[state]
             for p in inside
@@ -355,7 +264,7 @@ class _Classifier:
 
     def _owner(self, path: LeafPath, near: list[int]) -> int:
         """The nearest state whose params names occur in an optimizer state."""
-        inside = _shapes(self._node(path))
+        inside = shapes_in(self._node(path))
         for n in near:
             names = self.params[n]
             if any(p[i:] in names for p in inside for i in range(len(p))):
@@ -364,7 +273,7 @@ class _Classifier:
 
     def _copy_of(self, path: LeafPath, near: list[int]) -> tuple[str, int] | None:
         """The collection and state that a subtree copies, when all its leaves have a twin."""
-        inside = _shapes(self._node(path))
+        inside = shapes_in(self._node(path))
         if not any(self.table[path + p].kind == "array" for p in inside):
             return None
         for n in near:

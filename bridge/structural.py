@@ -6,11 +6,11 @@ model whose attributes bear those names, and into ``nnx.bridge.ToNNX(linen_modul
 
 from __future__ import annotations
 
-from bridge._plan import Problem
 from bridge.draft import Draft, spec_of
 from bridge.feeds import Feed
-from bridge.match import BOX
+from bridge.names import BOX
 from bridge.roles import Group, Roles
+from bridge.rule_text import quoted
 from bridge.rules import Map, Rules
 from bridge.target import EPHEMERAL, Slot, SlotPath, SlotRef
 from legacy import LeafPath, format_path
@@ -62,30 +62,33 @@ def structural_slots(draft: Draft, rules: Rules, feeds: list[Feed]) -> None:
                 leaf = draft.table[full]
                 if full in draft.ignored or leaf.kind not in ("array", "scalar", "key"):
                     continue
-                path = _renamed(renames, (group.collection, *rel)) or _unboxed(rel, siblings)
+                variable = (group.collection, *rel)
+                path = _renamed(renames, variable, feed.item) or _unboxed(rel, siblings)
                 if path in places:
-                    _clash(draft, places[path], full, path)
+                    _clash(draft, places[path], full, variable, path)
                     continue
                 places[path] = full
-                _add(draft, feed.item, path, group.collection, full)
+                draft.create(_slot(draft, feed.item, path, group.collection, full), [full])
 
 
-def _add(draft: Draft, item: str, path: SlotPath, collection: str, full: LeafPath) -> None:
+def _slot(draft: Draft, item: str, path: SlotPath, collection: str, full: LeafPath) -> Slot:
     leaf = draft.table[full]
     spec = spec_of(leaf)
     kind = VARIABLE_TYPES.get(collection, collection)
-    slot = Slot(
+    ref = SlotRef(item, path)
+    # without a model it is the cast rule that says what the new dtype is
+    dtypes = [r.dtype for r in draft.casts if r.matches(ref)]
+    return Slot(
         item=item,
         path=path,
         disk_path=(*path, BOX),
         variable_type=kind,
         collection=collection,
         shape=spec.shape,
-        dtype=spec.dtype,
+        dtype=dtypes[0] if dtypes and leaf.kind != "key" else spec.dtype,
         key_impl=leaf.key_impl,
         ephemeral=kind in EPHEMERAL,
     )
-    draft.slots[SlotRef(item, path)] = slot
 
 
 def _children(group: Group) -> dict[LeafPath, int]:
@@ -103,24 +106,23 @@ def _unboxed(path: LeafPath, children: dict[LeafPath, int]) -> SlotPath:
     return path[:-1] if boxed else path
 
 
-def _renamed(rules: list[Map], path: LeafPath) -> SlotPath | None:
+def _renamed(rules: list[Map], path: LeafPath, item: str) -> SlotPath | None:
     for rule in rules:
-        if len(rule.sources) == 1 and not isinstance(rule.to, tuple):
+        if len(rule.sources) == 1 and not isinstance(rule.to, tuple) and rule.item in (None, item):
             found = rule.sources[0].match(path)
             if found is not None and set(rule.to.captures) <= set(found):
                 return tuple(rule.to.fill(found))
     return None
 
 
-def _clash(draft: Draft, first: LeafPath, second: LeafPath, path: SlotPath) -> None:
-    draft.used.add(second)
-    draft.problems.append(
-        Problem(
-            "ambiguous",
-            f"{format_path(first)} and {format_path(second)} would both be Variable "
-            f"{format_path(path)}: NNX has one namespace where Linen has collections",
-            (second,),
-            rule=f'[[map]]\nfrom = "{format_path(second)}"\n'
-            f'to = "{format_path((*path[:-1], path[-1] + "_2"))}"',
-        )
+def _clash(
+    draft: Draft, first: LeafPath, second: LeafPath, variable: LeafPath, path: SlotPath
+) -> None:
+    draft.refuse(
+        "ambiguous",
+        f"{format_path(first)} and {format_path(second)} would both be Variable "
+        f"{format_path(path)}: NNX has one namespace where Linen has collections",
+        (second,),
+        rule=f"[[map]]\nfrom = {quoted(variable)}\n"
+        f"to = {quoted((*path[:-1], f'{path[-1]}_{variable[0]}'))}",
     )

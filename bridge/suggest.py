@@ -1,98 +1,129 @@
 """Candidates and rules to paste, for what could not be paired.
 
-A problem without a way forward is half a refusal. For each open leaf the nearest open slots of
-its shape are named, and a rule that would settle it; where an index repeats, the rule captures
-it, so that twelve blocks need one rule.
+A problem without a way forward is half a refusal. Open leaves are set against open slots of their
+shape (then of their size), by names alone, each at most once: so the rules of all problems fit
+together, and a leaf and its slot show the same one. They are guesses, for the user to judge.
 """
 
 from __future__ import annotations
 
-import difflib
-import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 
 from bridge._plan import Problem
 from bridge.match import Candidate
+from bridge.names import may_pair
+from bridge.rule_text import init_rule, quoted
+from bridge.suggest_pairs import Guess, guess_pairs
+from bridge.suggest_rules import Known, write_rules
 from bridge.target import SlotRef
 from legacy import LeafPath, format_path
 
-__all__ = ["unfilled", "unmatched"]
+__all__ = ["Known", "suggest"]
 
 _MOST = 3  # candidates shown
-_LOOK = 64  # candidates compared by name; more of one shape cannot be told apart by names anyway
-_NUMBER = re.compile(r"\d+")
 
 
-def unmatched(sources: Sequence[Candidate], slots: Sequence[Candidate]) -> list[Problem]:
-    """A problem for each leaf without a slot.
+def suggest(
+    sources: Sequence[Candidate], slots: Sequence[Candidate], known: Known, item: str | None
+) -> list[Problem]:
+    """A problem for each leaf without a slot and each slot without a leaf.
 
     Args:
         sources: open leaves of one item's collections.
         slots: open slots of that item.
+        known: everything that feeds the item, and what is mapped already.
+        item: named in rules where paths alone do not tell.
 
     Returns:
-        One problem for each source, with candidates nearest first and a rule.
+        One problem for each, with candidates and a rule; where an index repeats, twelve blocks
+        have one rule.
     """
-    by_shape = _by(slots, lambda c: (c.collection, c.shape))
-    rivals = _by(sources, lambda c: (c.collection, c.shape))
+    guesses = guess_pairs(sources, slots)
+    rules = write_rules(guesses, known, item)
+    of_source: dict[Hashable, tuple[Guess, str]] = {}
+    of_slot: dict[Hashable, tuple[Guess, str]] = {}
+    for guess, rule in zip(guesses, rules, strict=True):
+        of_source |= {c.key: (guess, rule) for c in guess.sources}
+        of_slot |= {c.key: (guess, rule) for c in guess.slots}
+    near_slots, near_sources = _by_shape(slots), _by_shape(sources)
     problems = []
     for source in sources:
-        same = by_shape.get((source.collection, source.shape), [])
-        near = _nearest(source, same or [c for c in slots if c.collection == source.collection])
-        alike = len(rivals[source.collection, source.shape])
-        ambiguous = len(same) > 1 or (same and alike > 1)
-        full = format_path((source.collection, *source.path))
-        message = f"{full} {_shape(source)} has no slot"
+        chosen = of_source.get(source.key)
+        same = near_slots.get((source.collection, source.shape), [])
+        others = _others(source, chosen[0].slots if chosen else (), same)
+        rivals = len(near_sources[source.collection, source.shape])
+        ambiguous = bool(same) and (len(same) > 1 or rivals > 1)
+        message = f"{_variable(source)} {_shape(source)} has no slot"
         if ambiguous:
             message += (
-                f"; {alike} leaves and {len(same)} slots of this shape are open, "
-                "and nothing proves which is which"
+                f"; {rivals} leaves and {len(same)} slots of this shape are open, and nothing "
+                "proves which is which"
             )
+        elif same:
+            message += f"; slot {same[0].key} has its shape, and nothing proves that it is the one"
         problems.append(
             Problem(
-                "ambiguous" if ambiguous else "unmatched-source",
+                "ambiguous" if same else "unmatched-source",
                 message,
                 sources=(_path(source),),
-                candidates=tuple(f"{_slot(c)} {_shape(c)}" for c in near),
-                rule=_rule(source, near[0] if same and near else None),
+                candidates=tuple(f"{c.key} {_shape(c)}" for c in others),
+                rule=chosen[1] if chosen else f"[[ignore]]\nsource = {quoted(_full(source))}",
             )
         )
-    return problems
-
-
-def unfilled(slots: Sequence[Candidate], sources: Sequence[Candidate]) -> list[Problem]:
-    """A problem for each slot without a source; see :func:`unmatched`."""
-    by_shape = _by(sources, lambda c: (c.collection, c.shape))
-    problems = []
     for slot in slots:
-        same = by_shape.get((slot.collection, slot.shape), [])
-        near = _nearest(slot, same or [c for c in sources if c.collection == slot.collection])
-        ref = _slot(slot)
+        chosen = of_slot.get(slot.key)
+        same = near_sources.get((slot.collection, slot.shape), [])
+        others = _others(slot, chosen[0].sources if chosen else (), same)
+        ref = _ref(slot)
         problems.append(
             Problem(
                 "unfilled-slot",
                 f"slot {ref} {_shape(slot)} has no source",
                 slots=(ref,),
-                candidates=tuple(
-                    f"{format_path((c.collection, *c.path))} {_shape(c)}" for c in near
-                ),
-                rule=_rule(near[0], slot)
-                if same and near
-                else f'[[init]]\nslot = "{format_path(slot.path)}"\nitem = "{ref.item}"\n'
-                'value = "zeros"',
+                candidates=tuple(f"{_variable(c)} {_shape(c)}" for c in others),
+                rule=chosen[1] if chosen else init_rule(ref, _start(slot)),
             )
         )
     return problems
 
 
-def _by(
-    items: Iterable[Candidate], key: Callable[[Candidate], tuple[object, ...]]
-) -> Mapping[tuple[object, ...], list[Candidate]]:
-    groups: dict[tuple[object, ...], list[Candidate]] = defaultdict(list)
-    for c in items:
-        groups[key(c)].append(c)
-    return groups
+def _others(
+    wanted: Candidate, first: Sequence[Candidate], same: list[Candidate]
+) -> list[Candidate]:
+    """The guess, then others of the same shape that could be meant."""
+    shown = {c.key: c for c in first[:_MOST]}
+    for c in same:
+        if len(shown) >= _MOST:
+            break
+        if may_pair(wanted.path[-1], c.path[-1], (), placed=True):
+            shown.setdefault(c.key, c)
+    return list(shown.values())
+
+
+def _start(slot: Candidate) -> str:
+    """What a new parameter of this name starts with, as TOML."""
+    name = slot.path[-1] if slot.path else ""
+    if name in ("scale", "var"):
+        return '"ones"'
+    if name in ("bias", "mean"):
+        return '"zeros"'
+    return '"zeros"  # or "ones", a number, "package.module:function"'
+
+
+def _by_shape(candidates: Iterable[Candidate]) -> dict[Hashable, list[Candidate]]:
+    found: dict[Hashable, list[Candidate]] = defaultdict(list)
+    for c in candidates:
+        found[c.collection, c.shape].append(c)
+    return found
+
+
+def _full(c: Candidate) -> LeafPath:
+    return (c.collection, *c.path)
+
+
+def _variable(c: Candidate) -> str:
+    return format_path(_full(c))
 
 
 def _path(c: Candidate) -> LeafPath:
@@ -100,41 +131,10 @@ def _path(c: Candidate) -> LeafPath:
     return c.key
 
 
-def _slot(c: Candidate) -> SlotRef:
+def _ref(c: Candidate) -> SlotRef:
     assert isinstance(c.key, SlotRef)  # noqa: S101 - slots are keyed by name
     return c.key
 
 
 def _shape(c: Candidate) -> str:
     return f"{c.dtype}{list(c.shape)}"
-
-
-def _nearest(wanted: Candidate, among: Sequence[Candidate]) -> list[Candidate]:
-    text = "/".join(wanted.path).lower()
-    scored = [
-        (difflib.SequenceMatcher(None, text, "/".join(c.path).lower()).ratio(), -n, c)
-        for n, c in enumerate(among[:_LOOK])
-    ]
-    return [c for _, _, c in sorted(scored, key=lambda t: t[:2], reverse=True)[:_MOST]]
-
-
-def _rule(source: Candidate, slot: Candidate | None) -> str:
-    """A map rule with equal indices captured; an ignore rule where no slot fits."""
-    full = (source.collection, *source.path)
-    if slot is None:
-        return f'[[ignore]]\nsource = "{format_path(full)}"'
-    ours, theirs = list(full), list(slot.path)
-    letters = iter("ijklmn")
-    for n, part in enumerate(ours):
-        for number in _NUMBER.findall(part):
-            at = [m for m, p in enumerate(theirs) if number in _NUMBER.findall(p)]
-            letter = next(letters, None)
-            if len(at) == 1 and letter is not None and part.count(number) == 1:
-                ours[n] = ours[n].replace(number, f"{{{letter}}}")
-                theirs[at[0]] = theirs[at[0]].replace(number, f"{{{letter}}}", 1)
-    return f'[[map]]\nfrom = "{_pattern(ours)}"\nto = "{_pattern(theirs)}"'
-
-
-def _pattern(parts: Sequence[str]) -> str:
-    # captures must not be quoted: a quoted component is literal
-    return "/".join(p if "{" in p else format_path((p,)) for p in parts).replace('"', '\\"')

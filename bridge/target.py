@@ -161,9 +161,7 @@ class Target:
     @property
     def items(self) -> tuple[str, ...]:
         """Item names in order of first use."""
-        return tuple(
-            dict.fromkeys([s.item for s in self.slots] + [e.item for e in self.empties])
-        )
+        return tuple(dict.fromkeys([s.item for s in self.slots] + [e.item for e in self.empties]))
 
     def to_json(self) -> dict[str, Any]:
         """The target spec: plain JSON values."""

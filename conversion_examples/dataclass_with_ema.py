@@ -9,6 +9,7 @@ carried as JSON; and nothing is dropped in silence.
 
 from __future__ import annotations
 
+import itertools
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -40,9 +41,7 @@ class MLP(nnx.Module):
 
     def __init__(self, rngs: nnx.Rngs) -> None:
         sizes = [8, 32, 32, 32, 4]
-        self.layers = nnx.List(
-            [nnx.Linear(a, b, rngs=rngs) for a, b in zip(sizes, sizes[1:], strict=False)]
-        )
+        self.layers = nnx.List([nnx.Linear(a, b, rngs=rngs) for a, b in itertools.pairwise(sizes)])
 
     def __call__(self, x: jax.Array) -> jax.Array:
         for layer in self.layers[:-1]:

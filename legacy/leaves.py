@@ -69,9 +69,7 @@ def format_path(path: LeafPath) -> str:
     """
     if not path:
         return "/"
-    return "/".join(
-        p if _PLAIN.fullmatch(p) else json.dumps(p, ensure_ascii=False) for p in path
-    )
+    return "/".join(p if _PLAIN.fullmatch(p) else json.dumps(p, ensure_ascii=False) for p in path)
 
 
 def parse_path(text: str) -> LeafPath:
@@ -189,9 +187,7 @@ class Leaf:
     shape: tuple[int, ...] = ()
     dtype: np.dtype[Any] | None = None
     nbytes: int = 0
-    reader: Callable[[Index | None], Any] = field(
-        default=lambda _: None, repr=False, compare=False
-    )
+    reader: Callable[[Index | None], Any] = field(default=lambda _: None, repr=False, compare=False)
     storage: FileRegion | StoredArray | None = field(default=None, repr=False, compare=False)
     container: str | None = None
     key_impl: str | None = None

@@ -19,7 +19,7 @@ _ML_NAME = re.compile(
     r"bfloat16|float8_e(3m4|4m3|4m3b11fnuz|4m3fn|4m3fnuz|5m2|5m2fnuz|8m0fnu)"
     r"|float6_e(2m3|3m2)fn|float4_e2m1fn|u?int[124]|b?complex32"
 )
-_CODE = re.compile(r"[<>|=](?:[biufcSU]\d{1,9}|[mM]8(?:\[[0-9]{0,9}[A-Za-z]{1,2}\])?)")
+_CODE = re.compile(r"[<>|=](?:[biufcSU]\d{1,7}|[mM]8(?:\[[0-9]{0,9}[A-Za-z]{1,2}\])?)")
 _TEXT_NAME = re.compile(r"(str|bytes)(\d{1,9})")
 _TIME_NAME = re.compile(r"(?:datetime|timedelta)64(?:\[[0-9]{0,9}[A-Za-z]{1,2}\])?")
 _OLD_BFLOAT16: Final = "<V2"

@@ -30,7 +30,7 @@ def table(after: str) -> list[list[str]]:
 
 
 def test_the_toml_example_is_a_set_of_rules():
-    (block,) = re.findall(r"```toml\n(.*?)```", README, re.S)
+    (block,) = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)
     assert len(Rules.from_toml(block).rules) == 5
 
 

@@ -126,6 +126,18 @@ def test_steps_that_are_not_there_or_no_numbers(run, plan, tmp_path):
     assert not (tmp_path / "new").exists()
 
 
+def test_nothing_to_convert_is_an_error(run, plan, tmp_path):
+    with pytest.raises(BridgeError, match="steps is empty"):
+        convert(run, tmp_path / "new", plan=plan, steps=[])
+
+
+def test_two_entries_of_one_number_are_refused(run, plan, tmp_path):
+    (run / "checkpoint_3.0").write_bytes((run / "checkpoint_3").read_bytes())
+    with pytest.raises((BridgeError, legacy.LegacyError), match="3"):
+        convert(run, tmp_path / "new", plan=plan, steps="all")
+    assert not (tmp_path / "new").exists()
+
+
 @pytest.mark.parametrize("name", ["checkpoint_0.5", "checkpoint_-1"])
 def test_a_number_that_no_manager_can_have_is_refused(run, plan, tmp_path, name):
     (run / "checkpoint_3").rename(run / name)

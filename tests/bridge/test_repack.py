@@ -386,7 +386,7 @@ def test_values_without_a_place_in_a_tree_survive_as_json(tmp_path):
         "big": 2**80,
         "yes": True,
         "none": None,
-        "scalar": np.float64(0.1),
+        "scalar": np.float32(0.1),
         "bf": ml_dtypes.bfloat16(1.5),
         "empty": np.zeros((0, 3), ml_dtypes.bfloat16),
     }

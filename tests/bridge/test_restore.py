@@ -15,12 +15,12 @@ import pytest
 from flax import linen, nnx, serialization
 from flax.training.train_state import TrainState
 
+from bridge._describe import describe, places
 from bridge._place import put
 from bridge._plan import Initialised, Plan, Problem, Step
 from bridge._restore import restore
 from bridge.apply import JSON_TYPE
 from bridge.carry import EXTRAS, METADATA
-from bridge._describe import describe, places
 from bridge.errors import BridgeError, PlanMismatch, PlanProblems, TargetError
 from bridge.items import HOMELESS
 from bridge.target import Slot, SlotRef, Target

@@ -114,9 +114,7 @@ def test_training_goes_on_as_it_would_have_in_linen(name):
     params, stats = truth.tree("params"), truth.tree("batch_stats")
     template = optimizer().init(params)
     state = flax.serialization.to_state_dict(template)
-    opt_state = flax.serialization.from_state_dict(
-        template, _merge(state, truth.tree("opt_state"))
-    )
+    opt_state = flax.serialization.from_state_dict(template, _merge(state, truth.tree("opt_state")))
     params, stats, opt_state = jax.tree.map(jnp.asarray, (params, stats, opt_state))
 
     model, opt, extras = bridge.restore(checkpoint_path(name), model=classifier, tx=optimizer())
@@ -149,7 +147,7 @@ def _merge(template, values):
     return {k: _merge(v, values.get(k, {})) for k, v in template.items()}
 
 
-def test_ema_params_become_a_second_model_when_asked_for(tmp_path):
+def test_ema_params_become_a_second_model_when_asked_for():
     name = "flax085/cnn_state-mgr_args"
     truth = Truth(name)
     path = checkpoint_path(name)
@@ -160,7 +158,7 @@ def test_ema_params_become_a_second_model_when_asked_for(tmp_path):
     np.testing.assert_allclose(logits, truth.arrays["ema_logits"], rtol=1e-4, atol=1e-5)
 
 
-def test_ema_params_follow_the_mapping_into_extras(tmp_path):
+def test_ema_params_follow_the_mapping_into_extras():
     name = "latest/cnn_state-mgr_args"
     truth = Truth(name)
     *_, extras = bridge.restore(checkpoint_path(name), model=classifier, tx=optimizer())

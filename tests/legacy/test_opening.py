@@ -144,7 +144,7 @@ def test_a_run_of_which_every_step_was_skipped_is_not_found(manager_run):
         document = manager_run / str(step) / "_CHECKPOINT_METADATA"
         content = json.loads(document.read_text()) | {"commit_timestamp_nsecs": None}
         document.write_text(json.dumps(content))
-        (manager_run / str(step) / "commit_success.txt").unlink()
+        (manager_run / str(step) / "commit_success.txt").unlink(missing_ok=True)
     with pytest.raises(legacy.CheckpointNotFound, match=r"no finished step\. Skipped: 7: not comm"):
         legacy.open(manager_run)
 

@@ -139,7 +139,9 @@ class _Sheet:
     def doubts(self) -> set[Hashable]:
         """Keys of pairs made by exclusion while another possibility of their size is open."""
         open_leaves: dict[Hashable, list[Leaf]] = defaultdict(list)
-        for leaf in (*self.left, *self.right):
+        # a pair by path whose shapes differ will be refused, so both may still go elsewhere
+        unfit = [leaf for a, b, _ in self.pairs if a.shape != b.shape for leaf in (a, b)]
+        for leaf in (*self.left, *self.right, *unfit):
             open_leaves[leaf.collection, prod(leaf.shape)].append(leaf)
         found: set[Hashable] = set()
         for n in self.weak:

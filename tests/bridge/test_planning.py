@@ -204,8 +204,8 @@ def test_params_and_collections_without_a_slot_are_problems():
 
 def test_ephemeral_slots_are_initialised_unasked_and_reported():
     rng = [
-        slot("drop/rngs/key", (2,), "uint32", "RngKey", "rngs", key_impl="threefry2x32", ephemeral=True),
-        slot("drop/rngs/count", (), "uint32", "RngCount", "rngs", ephemeral=True),
+        slot("rngs/key", (2,), "uint32", "RngKey", "rngs", key_impl="fry", ephemeral=True),
+        slot("rngs/count", (), "uint32", "RngCount", "rngs", ephemeral=True),
     ]  # fmt: skip
     source = checkpoint(*tree("params", CNN))
     plan = make(source, model=Target((*target(NEW).slots, *rng)), seed=7)

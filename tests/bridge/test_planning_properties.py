@@ -175,6 +175,12 @@ def test_a_leaf_that_may_be_reshaped_takes_the_certainty_away():
     assert not plan.steps
 
 
+def test_a_leaf_whose_path_is_there_in_another_shape_may_belong_elsewhere():
+    ours = {"a/kernel": (4, 4), "b/kernel": (4, 4)}
+    plan = plan_of(ours, {"b/kernel": (1, 4, 4), "narrow/kernel": (4, 4)})
+    assert not plan.steps
+
+
 def test_a_norm_without_scale_does_not_feed_one_without_bias():
     assert not plan_of({"LayerNorm_0/bias": (4,)}, {"ln/scale": (4,)}).steps
     assert not plan_of({"LayerNorm_0/bias": (4,)}, {"ln/gamma": (4,)}).steps
@@ -200,7 +206,8 @@ def test_mean_and_var_stay_what_they_are():
     plan = make(source, model=Target(slots))
     assert went(plan)["batch_stats/BatchNorm_0/mean"] == "bn/mean"
     assert went(plan)["batch_stats/BatchNorm_0/var"] == "bn/var"
-    assert not make(checkpoint(*tree("batch_stats", {"n/mean": (4,)}), *tree("params", {"k": (2,)})),
+    source = checkpoint(*tree("batch_stats", {"n/mean": (4,)}), *tree("params", {"k": (2,)}))
+    assert not make(source,
                     model=Target((slot("k", (2,)), slots[1]))).ok  # fmt: skip
 
 
@@ -311,7 +318,7 @@ def test_every_leaf_and_slot_has_exactly_one_account(source, model, rules):
     check(plan, source)
 
 
-# -- speed ------------------------------------------------------------------------------------------
+# -- speed ---------------------------------------------------------------------------------------
 
 
 def big(n, rename=lambda i: f"blocks/{i}"):

@@ -82,7 +82,8 @@ def target_of(objects: Mapping[str, Any]) -> Target:
         for place in places(value):
             if place.empty:
                 if place.disk_path:
-                    empties.append(Empty(item, place.disk_path, _empty_type(item, place)))
+                    kind = _empty_type(item, place)
+                    empties.append(Empty(item, place.disk_path, kind, place.sequence_at))
             else:
                 slots.append(_slot(item, place))
     return Target(tuple(slots), tuple(empties))
@@ -98,6 +99,7 @@ class Place:
         kind: the Variable class; None for an array that is in no Variable.
         value: the leaf; a container without leaves when ``empty``.
         empty: whether ``value`` holds no leaf.
+        sequence_at: as :attr:`~bridge.target.Slot.sequence_at`.
     """
 
     path: SlotPath
@@ -105,6 +107,7 @@ class Place:
     kind: type[Any] | None
     value: Any
     empty: bool
+    sequence_at: tuple[int, ...] = ()
 
 
 def places(value: Any) -> Iterator[Place]:
@@ -120,21 +123,27 @@ def places(value: Any) -> Iterator[Place]:
     [(('a', '0'), ('a', 'value', '0')), (('a', '1'), ('a', 'value', '1'))]
     """
     state = value if isinstance(value, nnx.State) else nnx.state(value)
-    for outer, node in _flatten(state, stop=nnx.Variable):
+    for outer, node, numbered in _flatten(state, stop=nnx.Variable):
         if not isinstance(node, nnx.Variable):
-            yield Place(outer, outer, None, node, _is_empty(node))
+            yield Place(outer, outer, None, node, _is_empty(node), numbered)
             continue
-        for inner, leaf in _flatten(node):
+        for inner, leaf, below in _flatten(node):
+            at = (*numbered, *(len(outer) + n for n in below))
             # the first entry is the Variable's own 'value'; one further down is the user's
-            yield Place(outer + inner[1:], outer + inner, type(node), leaf, _is_empty(leaf))
+            path = outer + inner
+            yield Place(outer + inner[1:], path, type(node), leaf, _is_empty(leaf), at)
 
 
-def _flatten(tree: Any, stop: type[Any] | tuple[()] = ()) -> Iterator[tuple[SlotPath, Any]]:
+def _flatten(
+    tree: Any, stop: type[Any] | tuple[()] = ()
+) -> Iterator[tuple[SlotPath, Any, tuple[int, ...]]]:
+    """Paths, leaves, and which components of the path are indices of a tuple or list."""
     found, _ = jax.tree_util.tree_flatten_with_path(
         tree, is_leaf=lambda x: isinstance(x, stop) or _is_empty(x)
     )
     for path, leaf in found:
-        yield tuple(_name(key) for key in path), leaf
+        numbered = tuple(n for n, key in enumerate(path) if hasattr(key, "idx"))
+        yield tuple(_name(key) for key in path), leaf, numbered
 
 
 def _is_empty(x: Any) -> bool:
@@ -179,6 +188,7 @@ def _slot(item: str, place: Place) -> Slot:
         dtype=np.dtype(struct.dtype).name,
         key_impl=key_impl,
         ephemeral=kind is not None and issubclass(kind, _EPHEMERAL),
+        sequence_at=place.sequence_at,
     )
 
 

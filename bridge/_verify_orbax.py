@@ -18,7 +18,7 @@ import orbax.checkpoint as ocp
 from bridge._bits import host_bytes
 from bridge._verdict import Difference
 from bridge.apply import JSON_TYPE, slot_dtype
-from bridge.target import Slot, SlotPath, SlotRef, Target
+from bridge.target import Empty, Slot, SlotPath, SlotRef, Target
 from legacy import Checkpoint
 
 __all__ = ["restored_differences"]
@@ -49,13 +49,17 @@ def restored_differences(
     for item in output.tree_items:
         inside = {ref: places[ref][1] for ref in slots if places[ref][0] == item}
         tree: Tree = {}
+        sequences: set[SlotPath] = set()
         for ref, path in inside.items():
             _put(tree, path, _abstract(slots[ref]))
+            sequences |= _sequences(path, slots[ref])
         for empty in target.empties:
-            if empty.item == item:
-                _put(tree, empty.disk_path, _EMPTY.get(empty.value_type))
-            elif empty.item not in output.items:
-                _put(tree, (empty.item, *empty.disk_path), _EMPTY.get(empty.value_type))
+            if empty.item != item and empty.item in output.items:
+                continue
+            path = empty.disk_path if empty.item == item else (empty.item, *empty.disk_path)
+            _put(tree, path, _EMPTY.get(empty.value_type))
+            sequences |= _sequences(path, empty)
+        tree = _with_lists(tree, (), sequences)
         try:
             restored = _restore(output, item, tree)
         except Exception as error:  # noqa: BLE001 - whatever Orbax raises is the finding
@@ -110,6 +114,19 @@ def _compare(slot: Slot, value: np.ndarray[Any, Any], digest: str | None) -> Ite
         yield Difference("d", message, slot.ref)
 
 
+def _sequences(path: SlotPath, place: Slot | Empty) -> set[SlotPath]:
+    """The nodes above a place that are tuples or lists in the target."""
+    shift = len(path) - len(place.disk_path)
+    return {path[: n + shift] for n in place.sequence_at}
+
+
+def _with_lists(node: Any, path: SlotPath, sequences: set[SlotPath]) -> Any:
+    if not isinstance(node, dict):
+        return node
+    below = {key: _with_lists(value, (*path, key), sequences) for key, value in node.items()}
+    return [below[str(n)] for n in range(len(below))] if path in sequences else below
+
+
 def _put(tree: Tree, path: SlotPath, value: Any) -> None:
     for part in path[:-1]:
         tree = tree.setdefault(part, {})
@@ -119,5 +136,5 @@ def _put(tree: Tree, path: SlotPath, value: Any) -> None:
 def _get(tree: Tree, path: SlotPath) -> Any:
     node: Any = tree
     for part in path:
-        node = node[part]
+        node = node[int(part)] if isinstance(node, list | tuple) else node[part]
     return node

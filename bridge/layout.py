@@ -5,7 +5,8 @@ document with its own):
 
 - ``_METADATA`` and ``array_metadatas/process_0`` are in the order of the flattened state: keys
   sorted, sequence indices as numbers. All keys of an ``nnx.State`` have ``key_type`` 2, also the
-  indices of an ``nnx.List``. ``write_shape`` and entries in ``array_metadatas`` and ``_sharding``
+  indices of an ``nnx.List``; only indices inside a Variable's value (sown tuples, sm3's lists) have
+  ``key_type`` 1, and Orbax refuses a target with a list there when it is not so. ``write_shape`` and entries in ``array_metadatas`` and ``_sharding``
   exist for ``jax.Array`` only, and every slot is written as one.
 - ``MaskedNode`` and other empty nodes have an entry with ``value_type`` ``None`` and
   ``skip_deserialize``, and no array.
@@ -79,18 +80,23 @@ OCDBT_CONFIG: Final[Mapping[str, Any]] = {
     "manifest_kind": "single",
 }
 TARGET_DATA_FILE_SIZE: Final = 2**31
+_SEQUENCE_KEY: Final = 1
 _DICT_KEY: Final = 2
 _DEVICE: Final = json.dumps({"sharding_type": "SingleDeviceSharding", "device_str": "cpu:0"})
 
 
 @dataclass(frozen=True, slots=True)
 class ArrayEntry:
-    """One array of an item: its path on disk, shape, chunk shape, and PRNG algorithm if a key."""
+    """One array of an item: its path on disk, shape, chunk shape, and PRNG algorithm if a key.
+
+    ``sequence_at`` are the positions in the path that are indices of a tuple or list.
+    """
 
     path: SlotPath
     shape: tuple[int, ...]
     chunks: tuple[int, ...]
     key_impl: str | None = None
+    sequence_at: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +105,7 @@ class EmptyEntry:
 
     path: SlotPath
     value_type: str = "None"
+    sequence_at: tuple[int, ...] = ()
 
 
 def param_name(path: SlotPath) -> str:
@@ -127,7 +134,10 @@ def tree_metadata(arrays: Iterable[ArrayEntry], empties: Iterable[EmptyEntry] = 
     entries: list[ArrayEntry | EmptyEntry] = [*arrays, *empties]
     tree = {
         str(entry.path): {
-            "key_metadata": [{"key": key, "key_type": _DICT_KEY} for key in entry.path],
+            "key_metadata": [
+                {"key": key, "key_type": _SEQUENCE_KEY if n in entry.sequence_at else _DICT_KEY}
+                for n, key in enumerate(entry.path)
+            ],
             "value_metadata": _value_metadata(entry),
         }
         for entry in sorted(entries, key=_order)

@@ -140,14 +140,20 @@ class _Sheet:
         """Keys of pairs made by exclusion while another possibility of their size is open."""
         open_leaves: dict[Hashable, list[Leaf]] = defaultdict(list)
         # a pair by path whose shapes differ will be refused, so both may still go elsewhere
-        unfit = [leaf for a, b, _ in self.pairs if a.shape != b.shape for leaf in (a, b)]
+        # and where not even the names agree, two pairs of one size could be crossed
+        unfit = [
+            leaf
+            for n, (a, b, _) in enumerate(self.pairs)
+            if a.shape != b.shape or (n in self.weak and a.name != b.name)
+            for leaf in (a, b)
+        ]
         for leaf in (*self.left, *self.right, *unfit):
             open_leaves[leaf.collection, prod(leaf.shape)].append(leaf)
         found: set[Hashable] = set()
         for n in self.weak:
             a, b, _ = self.pairs[n]
             rivals = open_leaves.get((a.collection, prod(a.shape)), ())
-            names = {r.name for r in rivals}
+            names = {r.name for r in rivals if r is not a and r is not b}
             # sizes are equal and shapes may not be: only names can rule a rival out
             if any(may_pair(m, name, (), placed=True) for m in (a.name, b.name) for name in names):
                 found |= {a.key, b.key}

@@ -34,6 +34,7 @@ _ROLES: Mapping[str, tuple[str, ...]] = {
     "u": ("u",),
     "sigma": ("sigma",),
 }
+_VECTORS = frozenset({"bias", "scale", "mean", "var", "negative_slope"})
 ROLES_OF: dict[str, frozenset[str]] = {
     name: frozenset(role for role, names in _ROLES.items() if name in names)
     for names in _ROLES.values()
@@ -102,8 +103,10 @@ def may_pair(ours: str, theirs: str, shape: tuple[int, ...], *, placed: bool) ->
     sides = [n for n in shape if n > 1]
     if len(sides) != len(set(sides)):
         return False
-    known = mine is not None and other is not None
-    return known or placed or len(shape) > 1
+    if placed or (mine is not None and other is not None):
+        return True
+    vector = any(role is not None and role <= _VECTORS for role in (mine, other))
+    return len(shape) > 1 and not vector
 
 
 class Families:

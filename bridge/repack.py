@@ -259,6 +259,7 @@ def _write_documents(root: Path, places: tuple[Place, ...], jobs: Jobs) -> None:
             place.slot.shape,
             stored_chunks(content.zarrays[place.name]),
             place.slot.key_impl,
+            place.sequence_at,
         )
         for place in places
     ]

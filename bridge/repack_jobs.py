@@ -37,6 +37,12 @@ class Place:
         return names.param_name(self.disk_path)
 
     @property
+    def sequence_at(self) -> tuple[int, ...]:
+        """Positions in its path that are indices of a tuple or list."""
+        shift = len(self.disk_path) - len(self.slot.disk_path)
+        return tuple(n + shift for n in self.slot.sequence_at)
+
+    @property
     def nbytes(self) -> int:
         """Bytes of its value."""
         return math.prod(self.slot.shape) * slot_dtype(self.slot).itemsize
@@ -162,7 +168,9 @@ def sort_out(plan: Plan, leaves: LeafTable, *, single: bool) -> Jobs:
     empties: dict[str, tuple[names.EmptyEntry, ...]] = {}
     for empty in plan.target.empties:
         item, path = _within(empty.item, empty.disk_path, single=single)
-        entry = names.EmptyEntry(path, empty.value_type)
+        shift = len(path) - len(empty.disk_path)
+        at = tuple(n + shift for n in empty.sequence_at)
+        entry = names.EmptyEntry(path, empty.value_type, at)
         empties[item] = (*empties.get(item, ()), entry)
         places.setdefault(item, ())
     jobs = Jobs(places, empties, by_slot, initialised=list(plan.initialised))

@@ -51,6 +51,8 @@ class Slot:
         dtype: numpy name of the dtype; ``uint32`` for key data.
         key_impl: the PRNG algorithm, for typed keys.
         ephemeral: whether it may be initialised without a rule (:data:`EPHEMERAL`).
+        sequence_at: positions in ``disk_path`` that are indices of a tuple or list inside a
+            Variable's value; Orbax restores such a tree only when its metadata says so.
     """
 
     item: str
@@ -62,6 +64,7 @@ class Slot:
     dtype: str
     key_impl: str | None = None
     ephemeral: bool = False
+    sequence_at: tuple[int, ...] = ()
 
     @property
     def ref(self) -> SlotRef:
@@ -80,6 +83,7 @@ class Slot:
             "dtype": self.dtype,
             "key_impl": self.key_impl,
             "ephemeral": self.ephemeral,
+            "sequence_at": list(self.sequence_at),
         }
 
     @classmethod
@@ -100,6 +104,7 @@ class Slot:
                 dtype=_text(data["dtype"]),
                 key_impl=None if data.get("key_impl") is None else _text(data["key_impl"]),
                 ephemeral=bool(data.get("ephemeral", False)),
+                sequence_at=_sizes(data.get("sequence_at", [])),
             )
         except (KeyError, TypeError) as error:
             raise TargetError(
@@ -118,6 +123,7 @@ class Empty:
     item: str
     disk_path: SlotPath
     value_type: str = "None"
+    sequence_at: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +174,12 @@ class Target:
         return {
             "slots": [s.to_json() for s in self.slots],
             "empties": [
-                {"item": e.item, "disk_path": list(e.disk_path), "value_type": e.value_type}
+                {
+                    "item": e.item,
+                    "disk_path": list(e.disk_path),
+                    "value_type": e.value_type,
+                    "sequence_at": list(e.sequence_at),
+                }
                 for e in self.empties
             ],
             "structural": self.structural,
@@ -188,7 +199,12 @@ class Target:
             return cls(
                 slots=tuple(Slot.from_json(s) for s in data["slots"]),
                 empties=tuple(
-                    Empty(_text(e["item"]), _texts(e["disk_path"]), _text(e["value_type"]))
+                    Empty(
+                        _text(e["item"]),
+                        _texts(e["disk_path"]),
+                        _text(e["value_type"]),
+                        _sizes(e.get("sequence_at", [])),
+                    )
                     for e in data.get("empties", ())
                 ),
                 structural=bool(data.get("structural", False)),

@@ -31,6 +31,7 @@ class Net(nnx.Module):
         self.drop = nnx.Dropout(0.5, rngs=rngs)
         self.half = nnx.Param(jnp.arange(3, dtype=jnp.bfloat16))
         self.zero = nnx.Param(jnp.zeros((5, 2)))
+        self.sown = nnx.Intermediate((jnp.ones(3), [jnp.ones(2), jnp.ones((2, 2))]))
         self.raw = nnx.data(jnp.arange(6).reshape(2, 3))
 
 
@@ -72,7 +73,9 @@ def leaves_of(state):
     """The leaves of a state by path; keys as key data."""
     found = {}
     for path, x in jax.tree_util.tree_leaves_with_path(state):
-        names = tuple(str(getattr(k, "key", getattr(k, "name", k))) for k in path)
+        names = tuple(
+            str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k)))) for k in path
+        )
         if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
             found[names] = (str(jax.random.key_impl(x)), np.asarray(jax.random.key_data(x)))
         else:

@@ -313,6 +313,14 @@ class Draft:
             found.append(Problem("moments", f"{bare[0]}: {text}", slots=bare, rule=rule))
         return tuple(found)
 
+    def finished_steps(self) -> tuple[Step, ...]:
+        """All steps, item by item and in the order of the table, as a person would read them."""
+        items = {ref.item: n for n, ref in reversed(list(enumerate(self.slots)))}
+        place = {path: n for n, path in enumerate(self.table)}
+        return tuple(
+            sorted(self.steps, key=lambda s: (items[s.slots[0].item], place[s.sources[0]]))
+        )
+
     def finished_ignored(self) -> tuple[Ignored, ...]:
         """All ignored leaves, in the order of the table."""
         return tuple(Ignored(p, self.ignored[p]) for p in self.table if p in self.ignored)

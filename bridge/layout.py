@@ -5,9 +5,10 @@ document with its own):
 
 - ``_METADATA`` and ``array_metadatas/process_0`` are in the order of the flattened state: keys
   sorted, sequence indices as numbers. All keys of an ``nnx.State`` have ``key_type`` 2, also the
-  indices of an ``nnx.List``; only indices inside a Variable's value (sown tuples, sm3's lists) have
-  ``key_type`` 1, and Orbax refuses a target with a list there when it is not so. ``write_shape`` and entries in ``array_metadatas`` and ``_sharding``
-  exist for ``jax.Array`` only, and every slot is written as one.
+  indices of an ``nnx.List``; only indices inside a Variable's value (sown tuples, sm3's lists)
+  have ``key_type`` 1, and Orbax refuses a target with a list there when it is not so.
+- ``write_shape`` and entries in ``array_metadatas`` and ``_sharding`` exist for ``jax.Array``
+  only, and every slot is written as one.
 - ``MaskedNode`` and other empty nodes have an entry with ``value_type`` ``None`` and
   ``skip_deserialize``, and no array.
 - ``_sharding`` is written by TensorStore's json driver: compact, sorted by the base64 keys. The

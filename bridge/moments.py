@@ -25,6 +25,10 @@ MOMENT_ORDER: Mapping[str, int] = {
     "params0": 0, "x0": 0, "z": 0, "init_params": 0, "slow": 0, "cache": 0,
 }  # fmt: skip
 
+# Fields that hold updates: raw gradients in plain momentum, but after Adam or RMSProp in the chain
+# they are normalised, and then a scale of the parameter leaves them alone. The file cannot tell.
+UPDATE_FIELDS = frozenset({"trace", "ema", "grad_acc", "prev_updates"})
+
 
 @dataclass(slots=True)
 class Mapped:
@@ -49,10 +53,11 @@ class Mapped:
 
 def moment_order(head: tuple[str, ...]) -> int | None:
     """What the arrays under a head are to their parameters; None when the name does not say."""
-    for part in reversed(head):
-        if not part.isdigit():
-            return MOMENT_ORDER.get(part)
-    return None
+    return MOMENT_ORDER.get(_field(head))
+
+
+def _field(head: tuple[str, ...]) -> str:
+    return next((part for part in reversed(head) if not part.isdigit()), "")
 
 
 def for_moments(transforms: Sequence[Transform], head: tuple[str, ...]) -> tuple[Transform, ...]:
@@ -62,9 +67,11 @@ def for_moments(transforms: Sequence[Transform], head: tuple[str, ...]) -> tuple
         TransformError: the moment cannot follow, or its name does not say how.
     """
     order = moment_order(head)
-    if order is not None:
+    updates = _field(head) in UPDATE_FIELDS
+    if order is not None and not updates:
         return tuple(t.for_moment(order) for t in transforms)
-    ways = {tuple(t.for_moment(n) for t in transforms) for n in (0, 1, 2)}
+    orders = (1, 2) if updates else (0, 1, 2)
+    ways = {tuple(t.for_moment(n) for t in transforms) for n in orders}
     if len(ways) > 1:
         raise TransformError(
             f"the field {'/'.join(head)!r} of the optimizer state is not known to be a first or a "

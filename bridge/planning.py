@@ -90,7 +90,7 @@ def plan(
     _fill(work, given)
     draft = work.draft
     return Plan(
-        steps=tuple(draft.steps),
+        steps=draft.finished_steps(),
         ignored=draft.finished_ignored(),
         initialised=tuple(draft.initialised.values()),
         problems=draft.finished_problems(),

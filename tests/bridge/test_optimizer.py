@@ -23,6 +23,8 @@ from planning_cases import (
 
 import bridge
 from bridge import Map, Target
+from bridge.errors import TransformError
+from bridge.moments import for_moments
 from bridge.optimizer_heads import cut, pair_heads
 from bridge.transforms import Pad, Scale, Split, Stack, Transpose, Unstack
 
@@ -352,3 +354,13 @@ def test_heads_pair_by_path_or_when_only_one_is_left():
 def test_the_plan_of_an_optimizer_round_trips():
     source = state()
     check(bridge.plan(source, model=model()), source)
+
+
+@pytest.mark.parametrize("field", ["trace", "ema"])
+def test_a_field_of_updates_does_not_follow_a_scale(field):
+    # after Adam in the chain an update is normalised: 1/f would be silently wrong there
+    with pytest.raises(TransformError, match="cannot be told how it scales"):
+        for_moments([Scale(0.5)], ("1", field))
+    assert for_moments([Transpose((1, 0))], ("1", field)) == (Transpose((1, 0)),)
+    assert for_moments([Scale(0.5)], ("0", "mu")) == (Scale(2.0),)
+    assert for_moments([Scale(0.5)], ("0", "nu")) == (Scale(4.0),)

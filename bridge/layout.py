@@ -28,11 +28,17 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from bridge.target import SlotPath
+from legacy.orbax_metadata import ARRAY_METADATAS, CUSTOM_METADATA, SHARDING, TREE_METADATA
+from legacy.orbax_metadata import STEP_METADATA as CHECKPOINT_METADATA
+from legacy.orbax_stores import MANIFEST
+from legacy.orbax_zarr import ZARR2_METADATA as ZARRAY
+from legacy.survey import COMMIT_SUCCESS
 
 __all__ = [
     "ARRAY_METADATAS",
     "CHECKPOINT_METADATA",
     "COMMIT_SUCCESS",
+    "CUSTOM_METADATA",
     "DEFAULT_ITEM",
     "JSON_FILE",
     "MANIFEST",
@@ -55,14 +61,7 @@ __all__ = [
     "zarr_metadata",
 ]
 
-CHECKPOINT_METADATA: Final = "_CHECKPOINT_METADATA"
-TREE_METADATA: Final = "_METADATA"
-SHARDING: Final = "_sharding"
-ARRAY_METADATAS: Final = "array_metadatas"
 PROCESS_0: Final = "process_0"
-COMMIT_SUCCESS: Final = "commit_success.txt"
-MANIFEST: Final = "manifest.ocdbt"
-ZARRAY: Final = ".zarray"
 DEFAULT_ITEM: Final = "default"
 METADATA_ITEM: Final = "metadata"
 METRICS_ITEM: Final = "metrics"
@@ -70,7 +69,6 @@ JSON_FILE: Final = "metadata"
 """The file of a JsonSave item; only that of ``metrics`` is called like its item."""
 TEMPORARY_SUFFIX: Final = ".orbax-checkpoint-tmp"
 
-CUSTOM_METADATA: Final = "custom_metadata"
 STANDARD_HANDLER: Final = (
     "orbax.checkpoint._src.handlers.standard_checkpoint_handler.StandardCheckpointHandler"
 )

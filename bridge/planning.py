@@ -107,6 +107,11 @@ def plan(
 
 def _target(model: Any, tx: Any) -> Target:
     if isinstance(model, Target):
+        if tx is not None:
+            raise TargetError(
+                "tx= was given with a target spec, which has the slots of its optimizer already. "
+                "Leave tx away, or give the model's factory instead of the spec."
+            )
         return model
     from bridge._describe import describe  # noqa: PLC0415 - loads jax, which a spec does not need
 

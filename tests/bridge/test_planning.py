@@ -320,6 +320,8 @@ def test_candidates_of_siblings_are_shown_on_both_sides():
 def test_a_tx_needs_a_model():
     with pytest.raises(TargetError, match="tx= was given without model="):
         bridge.plan(checkpoint(*train_state()), tx=object())
+    with pytest.raises(TargetError, match="tx= was given with a target spec"):
+        bridge.plan(checkpoint(*tree("params", {"k": (2,)})), model=Target(()), tx=object())
 
 
 # -- without a model ----------------------------------------------------------------------------

@@ -12,7 +12,7 @@ import pytest
 import legacy
 from legacy import opening
 
-CORPUS = Path(os.environ.get("LINEN2NNX_CORPUS", "/work/shared/corpus"))
+CORPUS = Path(os.environ.get("BRIDGE_CORPUS", Path(__file__).parents[3] / "shared" / "corpus"))
 GOLDENS = Path(__file__).parents[1] / "goldens"
 MSGPACK = b"\x81\xa6params\x01"
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import hypothesis.strategies as st
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -318,7 +316,7 @@ def test_every_leaf_and_slot_has_exactly_one_account(source, model, rules):
     check(plan, source)
 
 
-# -- speed ---------------------------------------------------------------------------------------
+# -- size ----------------------------------------------------------------------------------------
 
 
 def big(n, rename=lambda i: f"blocks/{i}"):
@@ -337,13 +335,9 @@ def big(n, rename=lambda i: f"blocks/{i}"):
 
 
 @pytest.mark.parametrize("kind", ["structural", "path", "refused"])
-def test_ten_thousand_leaves_are_planned_in_seconds_and_time_grows_with_them(kind):
-    took = []
-    for n in (2_500, 10_000):
-        source, model = big(n, (lambda i: f"Block/{i}") if kind == "path" else lambda i: f"xs/{i}")
-        start = time.process_time()
-        plan = bridge.plan(source, model=None if kind == "structural" else model)
-        took.append(time.process_time() - start)
-        assert plan.ok == (kind != "refused")
-    assert took[1] < 5
-    assert took[1] < 8 * took[0] + 0.5, took
+def test_ten_thousand_leaves_are_all_accounted_for(kind):
+    # how long it takes is measured by benchmarks/plan_scaling.py
+    source, model = big(10_000, (lambda i: f"Block/{i}") if kind == "path" else lambda i: f"xs/{i}")
+    plan = bridge.plan(source, model=None if kind == "structural" else model)
+    assert plan.ok == (kind != "refused")
+    check(plan, source)

@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -99,25 +98,21 @@ def test_every_exported_name_is_there():
 
 def test_no_function_hides_a_module():
     for name in bridge.__all__:
-        if callable(getattr(bridge, name)) and name != "describe":
+        if callable(getattr(bridge, name)):
             assert not (ROOT / "bridge" / f"{name}.py").exists()
 
 
-def test_help_is_quick():
-    best = min(_seconds() for _ in range(3))
-    assert best < 0.25 + _python()
-
-
-def _seconds():
-    started = time.perf_counter()
-    assert run("--help").returncode == 0
-    return time.perf_counter() - started
-
-
-def _python():
-    started = time.perf_counter()
-    subprocess.run([sys.executable, "-c", ""], check=True)
-    return time.perf_counter() - started
+def test_help_loads_nothing_that_takes_time():
+    heavy = ("jax", "flax", "orbax", "optax", "tensorstore", "numpy", "rich", "msgpack")
+    code = (
+        "import sys\nfrom bridge.cli import main\n"
+        "try:\n    main(['--help'])\nexcept SystemExit:\n    pass\n"
+        f"print([m for m in {heavy!r} if m in sys.modules], file=sys.stderr)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True
+    )
+    assert done.stderr.strip() == "[]"
 
 
 def test_inspect_plan_diff_and_a_stored_plan_need_no_jax(tmp_path):

@@ -6,6 +6,7 @@ nothing behind. Many runs at once are the business of ``bridge.fleet``.
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import os
 import time
@@ -21,7 +22,8 @@ from bridge._steps import Steps, chosen_steps, step_number
 from bridge._verdict import Level, Verdict
 from bridge._verify import verify_step
 from bridge.apply import slot_dtype
-from bridge.errors import BridgeError, OutputExists, PlanMismatch
+from bridge.errors import BridgeError, OutputExists, PlanMismatch, TransformError
+from bridge.layout import CHECKPOINT_METADATA, MANIFEST
 from bridge.repack import Layout, Progress, repack, stamp
 from legacy import Checkpoint, LeafTable, format_path
 from legacy.paths import absolute
@@ -161,6 +163,7 @@ def convert(
             raise OutputExists(
                 f"{root / str(step)} is there already. Choose another output, or ask for overwrite."
             )
+    _check_no_checkpoint_above(root)
     return tuple(
         _convert_step(
             legacy.open(entry.path), step, root / str(step), plans, None if dry_run else how
@@ -195,7 +198,8 @@ def _convert_step(
 ) -> Converted:
     started = time.perf_counter()
     plan = plans.of(checkpoint)
-    digest = plan.digest()
+    stored = _stored(plan)
+    digest = hashlib.sha256(stored.encode()).hexdigest() if stored else ""
     nbytes = sum(leaf.nbytes for leaf in checkpoint.leaves.values())
     verdict: Verdict | None = None
     written: Mapping[str, int] = {}
@@ -219,13 +223,31 @@ def _convert_step(
                 "encoded": done.encoded,
             }
             verdict = verify_step(checkpoint, plan, folder, level=how.verify).require_ok()
-            stamp(folder, {PROVENANCE: _provenance(checkpoint, step, plan, digest, verdict)})
+            about = _provenance(checkpoint, step, plan, (stored, digest), verdict)
+            stamp(folder, {PROVENANCE: about})
     seconds = time.perf_counter() - started
     return Converted(step, checkpoint.path, place, digest, seconds, nbytes, verdict, written)
 
 
+def _check_no_checkpoint_above(root: Path) -> None:
+    for folder in (root, *root.parents):
+        if any((folder / name).exists() for name in (CHECKPOINT_METADATA, MANIFEST)):
+            raise BridgeError(
+                f"{root}: {folder} is a checkpoint itself, and nothing is written into one. "
+                "Choose an output outside of it."
+            )
+
+
+def _stored(plan: Plan) -> str | None:
+    """The plan as text; None when it holds a function that has no name to store (a lambda)."""
+    try:
+        return plan.to_json()
+    except TransformError:
+        return None
+
+
 def _provenance(
-    checkpoint: Checkpoint, step: int, plan: Plan, digest: str, verdict: Verdict
+    checkpoint: Checkpoint, step: int, plan: Plan, stored: tuple[str | None, str], verdict: Verdict
 ) -> dict[str, Any]:
     """What is kept with the output: enough to say where it comes from, and to verify it again."""
     return {
@@ -236,11 +258,11 @@ def _provenance(
         "era": checkpoint.format.era,
         "step": step,
         "signature": plan.signature,
-        "plan_digest": digest,
+        "plan_digest": stored[1],
         "values_digest": verdict.digest,
         "verified": {"level": verdict.level, "rung": verdict.rung, "compared": verdict.compared},
         "versions": {name: _version(name) for name in _LIBRARIES},
-        "plan": plan.to_json(),
+        "plan": stored[0],
     }
 
 

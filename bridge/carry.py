@@ -116,7 +116,9 @@ def carry_copy(
         if rel in sources and draft.open_source(sources[rel]):
             draft.ignore(sources[rel], rule)
     for rel, path in sources.items():
-        if draft.open_source(path) and draft.table[path].kind not in NOTHING:
+        # what the collection does not have is no copy of it: left open, it becomes a problem
+        known = rel in params.sources and draft.table[path].kind not in NOTHING
+        if known and draft.open_source(path):
             draft.follow(params.sources[rel], path)
 
 

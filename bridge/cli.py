@@ -51,6 +51,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if args.debug or not _expected(error):
             raise
+        if getattr(args, "json", False):
+            kind = type(error).__name__
+            _show(args, "", {"error": {"kind": kind, "message": str(error)}})
         return _fail(f"error: {error}")
     with _pipe():
         sys.stdout.flush()

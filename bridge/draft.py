@@ -42,6 +42,14 @@ def spec_of(leaf: Leaf) -> Spec:
     return Spec(leaf.shape, "bool" if leaf.kind == "bool" else "int64")
 
 
+UNSAVABLE = frozenset("MmUSO")
+"""numpy kinds of times, text and objects: flax wrote some into msgpack, Orbax writes none."""
+
+
+def _kind(leaf: Leaf) -> str:
+    return "" if leaf.dtype is None else leaf.dtype.kind
+
+
 class Draft:
     """A plan in the making.
 
@@ -170,6 +178,12 @@ class Draft:
 
     def _unfit(self, sources: Sequence[LeafPath], slots: Sequence[Slot]) -> Problem | None:
         """What no transform can help: no array, nothing to save, keys of another algorithm."""
+        odd = [p for p in sources if _kind(self.table[p]) in UNSAVABLE]
+        if odd:
+            text = (
+                f"{format_path(odd[0])} has dtype {self.table[odd[0]].dtype}, which Orbax refuses"
+            )
+            return Problem("dtype", text, rule=ignore_rules(odd))
         for slot in slots:
             if 0 in slot.shape:
                 rule = ignore_rules(sources)

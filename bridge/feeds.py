@@ -147,11 +147,23 @@ def _named(table: LeafTable, roles: Roles, path: LeafPath) -> tuple[Group, ...]:
     inside = [g for g in roles.of("params") if g.prefix[: len(path)] == path]
     if len(inside) == 1:
         return _with_collections(roles, inside[0])
-    bare = tuple(p for p in table.below(path))
-    whole = roles.of("params")
-    if bare and len(whole) == 1 and not whole[0].prefix:  # several models in one bare tree
-        return (Group("params", path, PARAMS, bare, 0),)
-    return ()
+    around = [g for g in roles.of("params") if path[: len(g.prefix)] == g.prefix]
+    return _inside(table, roles, around[0], path) if len(around) == 1 else ()
+
+
+def _inside(table: LeafTable, roles: Roles, params: Group, path: LeafPath) -> tuple[Group, ...]:
+    """One of several models in one params tree, with its part of the other collections."""
+    part = tuple(table.below(path))
+    if not part:
+        return ()
+    sub = path[len(params.prefix) :]
+    found = [Group("params", path, PARAMS, part, params.state)]
+    for group in roles.of("collection", params.state):
+        below = tuple(p[len(sub) :] for p in group.paths if p[: len(sub)] == sub)
+        if below:
+            name = group.collection
+            found.append(Group("collection", group.prefix + sub, name, below, params.state))
+    return tuple(found)
 
 
 def _guess(roles: Roles, item: str, *, alone: bool) -> tuple[Group, ...]:

@@ -217,7 +217,7 @@ def _as_move(leaf: Leaf, place: Place, jobs: Jobs) -> Move | None:
         folder = storage.root / storage.key
         try:
             document = json.loads((folder / names.ZARRAY).read_bytes())
-            stored = [p.name for p in folder.iterdir()]
+            stored = [p.name for p in folder.iterdir() if p.exists()]
         except (OSError, ValueError):
             return None  # reading it as usual names what is wrong
     if document is None or not moves_unread(document, place.slot, stored):

@@ -22,6 +22,7 @@ from bridge._convert import PROVENANCE, convert
 from bridge._plan import Plan, Step
 from bridge.errors import BridgeError, OutputExists, PlanMismatch, VerifyFailed, WriteFailed
 from bridge.target import Slot, SlotRef, Target
+from bridge.transforms import Function
 
 STEPS = (3, 20, 100)
 
@@ -352,3 +353,20 @@ def test_a_plan_is_made_once_for_each_structure(run, tmp_path, monkeypatch):
     assert SlotRef("metadata", ("name",)) in {
         ref for step in original(run).steps for ref in step.slots
     }
+
+
+def test_an_output_inside_a_checkpoint_is_refused(run, plan, tmp_path):
+    (first, *_) = convert(run, tmp_path / "out", plan=plan, verify="none")
+    with pytest.raises(BridgeError, match="is a checkpoint itself"):
+        convert(run, first.output / "model", plan=plan, verify="none")
+
+
+def test_a_plan_with_a_function_that_has_no_name_converts_and_is_not_stored(run, plan, tmp_path):
+    twice = Function.of(lambda x: x * 2)
+    steps = (replace(plan.steps[0], transforms=(twice,)), *plan.steps[1:])
+    (done,) = convert(run, tmp_path / "out", plan=replace(plan, steps=steps))
+    about = legacy.open(tmp_path / "out").metadata[PROVENANCE]
+    assert (about["plan"], about["plan_digest"], done.verdict.rung) == (None, "", "d")
+    bias = tree(STEPS[-1])["params"]["Dense_0"]["bias"]
+    got = legacy.open(done.output).items["model"]["head", "bias", "value"].read()
+    np.testing.assert_array_equal(got, np.asarray(bias) * 2)

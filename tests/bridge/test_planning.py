@@ -423,3 +423,39 @@ def _array():
 
     data = np.zeros(2, np.float32)
     return msgpack.packb((data.shape, data.dtype.name, data.tobytes()))
+
+
+# -- several models in one tree -------------------------------------------------------------------
+
+
+def test_two_models_of_one_params_tree_are_named_by_their_paths():
+    source = checkpoint(
+        *tree("params", {"actor/hid/kernel": (4, 4), "critic/hid/kernel": (4, 4)}),
+        *tree("batch_stats", {"actor/hid/mean": (4,)}),
+    )
+    actor = [slot("hid/kernel", (4, 4), item="actor"), slot("hid/mean", (4,), "float32",
+             "BatchStat", "batch_stats", item="actor")]  # fmt: skip
+    model = Target((*actor, slot("hid/kernel", (4, 4), item="critic")))
+    plan = make(source, model=model, at={"actor": "params/actor", "critic": "params/critic"})
+    assert plan.ok, str(plan)
+    assert {s.sources[0][:2]: s.slots[0].item for s in plan.steps} == {
+        ("params", "actor"): "actor",
+        ("params", "critic"): "critic",
+        ("batch_stats", "actor"): "actor",
+    }
+
+
+def test_params_beside_the_chosen_ones_are_a_problem_and_no_crash():
+    source = checkpoint(
+        *tree("actor_params", {"hid/kernel": (4, 4)}),
+        *tree("critic_params", {"out/kernel": (4, 2)}),
+    )
+    plan = make(source, model=target({"hid/kernel": (4, 4)}), at="actor_params")
+    (problem,) = plan.problems
+    assert problem.sources == (("critic_params", "out", "kernel"),)
+
+
+def test_an_array_of_a_dtype_that_orbax_refuses_is_a_problem():
+    source = checkpoint(*tree("params", {"k": (2,)}), leaf("when", (1,), "datetime64[s]"))
+    (problem,) = make(source).problems
+    assert "when has dtype datetime64[s], which Orbax refuses" in problem.message

@@ -427,3 +427,12 @@ def test_inspect_of_real_checkpoints_is_a_table_or_a_clear_refusal(call, folder)
     else:
         assert (code, err) == (0, "")
         assert "tree" in out or "runs" in out
+
+
+def test_json_of_a_command_that_fails_is_a_document_with_the_error(tmp_path):
+    done = run("inspect", "--json", str(tmp_path / "nothing"))
+    assert done.returncode == 1
+    error = json.loads(done.stdout)["error"]
+    assert error["kind"] == "CheckpointNotFound"
+    assert "there is nothing" in error["message"]
+    assert "linen2nnx: error:" in done.stderr

@@ -27,6 +27,7 @@ from bridge.target import Target
 from bridge.work import Work
 from legacy import Checkpoint
 from legacy import open as open_checkpoint
+from legacy.orbax_tree import INDEX_LOST
 
 __all__ = ["plan"]
 
@@ -101,7 +102,10 @@ def plan(
         ),
         signature=work.table.signature(),
         source=str(checkpoint.format),
-        warnings=() if linen is None and sample_input is None else (_NOT_RUN,),
+        warnings=(
+            *(() if linen is None and sample_input is None else (_NOT_RUN,)),
+            *(e for e in checkpoint.format.evidence if e.startswith(INDEX_LOST)),
+        ),
     )
 
 

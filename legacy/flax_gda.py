@@ -20,6 +20,7 @@ import numpy as np
 from legacy.errors import DamagedCheckpoint, UnsupportedCheckpoint
 from legacy.leaves import Index, Leaf, LeafPath, StoredArray, format_path
 from legacy.msgpack_dtypes import resolve_dtype
+from legacy.orbax_stores import dangling_chunk
 
 __all__ = ["GDA_SUFFIX", "gda_leaf", "is_gda_placeholder"]
 
@@ -149,12 +150,19 @@ class _Reader:
     def __call__(self, index: Index | None) -> np.ndarray[Any, Any]:
         import tensorstore as ts  # noqa: PLC0415
 
+        folder = self.stored.root / self.stored.key
+        if (link := dangling_chunk(folder)) is not None:
+            raise DamagedCheckpoint(
+                f"{folder / link}: leaf {format_path(self.path)}: this chunk is missing: the file "
+                "is a link to a target that is not here. Fetch the data, or take a backup.",
+                path=folder / link,
+                leaf=self.path,
+            )
         try:
             opened = ts.open(self.spec, read=True).result()
             block = opened if index is None else opened[_clip(index, opened.shape)]
             return np.asarray(block.read().result())
         except (ValueError, OSError) as error:
-            folder = self.stored.root / self.stored.key
             raise DamagedCheckpoint(
                 f"{folder}: leaf {format_path(self.path)}: the array could not be read: {error}. "
                 "Take another step or a backup.",

@@ -27,7 +27,7 @@ from legacy.impostors import name_impostor, read_head
 from legacy.orbax import is_tree_folder, open_items
 from legacy.paths import absolute
 from legacy.runs import contents_in_words, steps_of
-from legacy.step_names import step_of
+from legacy.step_names import split_step, step_of
 from legacy.survey import kind_of, not_committed, survey
 
 if TYPE_CHECKING:
@@ -70,14 +70,14 @@ def open(  # noqa: A001 - read as legacy.open
     """
     place = _local(path)
     if place.is_dir():
-        return _open_folder(place, step)
+        return _with_doubt(_open_folder(place, step))
     if not place.is_file():
         raise NotACheckpoint(
             f"{place}: neither a regular file nor a folder. Give the path of a checkpoint.",
             path=place,
         )
     checkpoint = _open_file(place, step_of(place, has_items=False))
-    return require_step(checkpoint, step)
+    return _with_doubt(require_step(checkpoint, step))
 
 
 def detect(path: str | os.PathLike[str], *, step: float | None = None) -> Format:
@@ -100,6 +100,14 @@ def detect(path: str | os.PathLike[str], *, step: float | None = None) -> Format
     'flax-msgpack'
     """
     return open(path, step=step).format
+
+
+def _with_doubt(checkpoint: Checkpoint) -> Checkpoint:
+    name, found = checkpoint.path.name, checkpoint.format
+    if checkpoint.step is not None or split_step(name) is None:
+        return checkpoint
+    doubt = f"the name {name} ends in a number that was not taken for a step"
+    return replace(checkpoint, format=replace(found, evidence=(*found.evidence, doubt)))
 
 
 def _local(path: str | os.PathLike[str]) -> Path:

@@ -41,6 +41,10 @@ _DOTS: Final = (
     "there is no index, only the names of the arrays: a dot in a key cannot be told from nesting, "
     "and None, empty containers and strings are not listed"
 )
+_LOST: Final = (
+    "the index of this checkpoint (checkpoint or _METADATA) is missing: leaves that had no array "
+    "of their own (aggregated values, strings, None) cannot be seen"
+)
 NONE_NOTE: Final = "Orbax writes None, () and EmptyState alike here"
 
 
@@ -161,7 +165,7 @@ def from_names(folder: Path, stores: ArrayStores) -> TreeIndex:
         stores: where its arrays lie.
 
     Returns:
-        Leaves to be found, with a note that dots in keys look like nesting.
+        Leaves to be found, with notes: dots in keys look like nesting, leaves may be lost.
 
     Raises:
         NotACheckpoint: there is no array.
@@ -174,7 +178,7 @@ def from_names(folder: Path, stores: ArrayStores) -> TreeIndex:
             path=folder,
         )
     wanted = [Wanted(tuple(name.split(".")), name, None) for name in names]
-    return TreeIndex(wanted=wanted, notes=(_DOTS,))
+    return TreeIndex(wanted=wanted, notes=(_DOTS, _LOST))
 
 
 def raise_all(kind: type[LegacyError], what: str, problems: list[str], path: Path) -> NoReturn:

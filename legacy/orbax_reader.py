@@ -127,7 +127,12 @@ class ArrayReader:
         stored = self.found.store.chunk_names(self.found.key)
         wrong = None
         missing = metadata.missing(stored) if self.complete or not metadata.fills else None
-        if missing is not None:
+        is_sparse = metadata.missing(stored) is not None
+        if is_sparse and (link := self.found.store.dangling(self.found.key)) is not None:
+            wrong = (
+                f"its chunk {link!r} is missing: the file is a link to a target that is not here"
+            )
+        elif missing is not None:
             wrong = f"its chunk {missing!r} is missing, and every chunk was written"
         elif (foreign := metadata.foreign(stored)) is not None:
             wrong = f"its chunk {foreign!r} lies outside the array"

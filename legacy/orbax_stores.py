@@ -21,7 +21,15 @@ from legacy.orbax_zarr import ZARR2_METADATA, ZARR3_METADATA
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-__all__ = ["Database", "Folder", "escapes", "has_manifest", "process_databases", "translated"]
+__all__ = [
+    "Database",
+    "Folder",
+    "dangling_chunk",
+    "escapes",
+    "has_manifest",
+    "process_databases",
+    "translated",
+]
 
 MANIFEST: Final = "manifest.ocdbt"
 PROCESS_DATABASE: Final = "ocdbt.process_"
@@ -78,6 +86,24 @@ def translated(error: Exception, what: str, path: Path) -> LegacyError:
         "step or a backup.",
         path=path,
     )
+
+
+def dangling_chunk(folder: Path) -> str | None:
+    """The name of a chunk file of an array that is a link to nothing (git-annex, DVC), or None.
+
+    TensorStore takes such a chunk for one that was never written.
+
+    Raises:
+        CannotLook: the folder or a file cannot be looked at.
+    """
+    files = (name for name in _walk(folder) if name[:1].isdigit() or Path(name).parts[0] == "c")
+    return min((name for name in files if entry_kind(folder / name) is None), default=None)
+
+
+def _walk(top: Path) -> Iterator[str]:
+    for place, _, files in os.walk(top, onerror=_refuse):
+        for file in files:
+            yield os.path.relpath(os.path.join(place, file), top)  # noqa: PTH118 - hot
 
 
 class Database:
@@ -152,6 +178,10 @@ class Database:
             found.append(key[len(prefix) :].decode(errors="replace"))
         return frozenset(found)
 
+    def dangling(self, name: str) -> str | None:  # noqa: ARG002 - folders need it
+        """None: the keys of a database are no links."""
+        return None
+
     def _broken(self, error: Exception) -> LegacyError:
         file = self.root / MANIFEST
         return translated(error, f"{file}: the OCDBT database", file)
@@ -214,13 +244,13 @@ class Folder:
         return any(entry_kind(self.root / name / n) is not None for n in _NAMES)
 
     def chunk_names(self, name: str) -> frozenset[str]:
-        """The files below an array, relative to its folder."""
+        """The files below an array, relative to its folder; a link to nothing is no file."""
         top = self.root / name
-        return frozenset(
-            os.path.relpath(os.path.join(place, file), top)  # noqa: PTH118 - hot
-            for place, _, files in os.walk(top, onerror=_refuse)
-            for file in files
-        )
+        return frozenset(n for n in _walk(top) if entry_kind(top / n) is not None)
+
+    def dangling(self, name: str) -> str | None:
+        """The first chunk of an array that is a link to nothing."""
+        return dangling_chunk(self.root / name)
 
     def contents(self, name: str) -> dict[str, bytes]:
         """All files of an array, for the few that TensorStore cannot open in place."""

@@ -69,6 +69,12 @@ _ERAS: Final = (
     ("use_zarr3", _ZARR3_ERA),
 )
 
+INDEX_LOST: Final = (
+    "the index is missing, so leaves that had no array of their own (aggregated values, strings, "
+    "none) cannot be seen"
+)
+"""Evidence that a plan repeats as a warning: what is not seen cannot be accounted for."""
+
 
 @dataclass(frozen=True, slots=True)
 class OpenedTree:
@@ -147,7 +153,7 @@ def _resolve(
             leaves.append(build.array(want, value))
             arrays.append(value)
         elif want.name == _NO_ARRAY and want.value_type is None:
-            leaves.append(Leaf(want.path, "none", notes=(NONE_NOTE,)))
+            leaves.append(Leaf(want.path, "none", notes=(*index.notes, NONE_NOTE)))
         else:
             said = str(value) if value else f"the string {want.name} is in no {STRINGS}"
             problems.append(f"leaf {format_path(want.path)}: {said.rstrip('.')}")
@@ -200,7 +206,9 @@ class _Builder:
 
     def string(self, want: Wanted, value: str) -> Leaf:
         nbytes = len(value.encode(errors="replace"))
-        return self._checked(Leaf(want.path, "str", nbytes=nbytes, reader=Constant(value)), want)
+        reader = Constant(value)
+        leaf = Leaf(want.path, "str", nbytes=nbytes, reader=reader, notes=self.notes)
+        return self._checked(leaf, want)
 
     def array(self, want: Wanted, found: FoundArray) -> Leaf:
         facts = found.metadata
@@ -294,5 +302,7 @@ def _evidence(
         yield f"no {TREE_METADATA}"
     if has_aggregate:
         yield f"the msgpack file {AGGREGATE}"
+    elif metadata is None:
+        yield (INDEX_LOST)
     if stores.main is not None:
         yield "an OCDBT database (manifest.ocdbt)"

@@ -16,7 +16,7 @@ from legacy.errors import AmbiguousCheckpoint, CannotLook, CheckpointNotFound, N
 from legacy.impostors import looks_like_msgpack, name_impostor, read_head
 from legacy.leaves import natural_key
 from legacy.paths import absolute
-from legacy.step_names import step_of
+from legacy.step_names import split_step, step_of, step_of_only
 from legacy.survey import Survey, kind_of, survey
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ MAX_DEPTH: Final = 64
 """Folders below the root that a search goes down; deeper ones are named as skipped."""
 
 _MENTIONED: Final = 10
+_NO_STEP: Final = "named like a step, and no checkpoint"
 _BESIDE: Final = "a checkpoint beside the steps; give its own path to read it"
 
 
@@ -107,8 +108,21 @@ def steps_of(folder: str | os.PathLike[str]) -> Run:
     if not every:
         raise NotACheckpoint(contents_in_words(here), path=folder)
     if len(every) == len(here.singles) == 1:
-        return replace(here.singles[0], skipped=here.strays)
+        return _only(here)
     raise AmbiguousCheckpoint(_several(folder, every), path=folder)
+
+
+def _only(here: Survey) -> Run:
+    """The only checkpoint of a folder: a run of one step, when its name tells one there."""
+    run = here.singles[0]
+    path = run.path
+    step, name = step_of_only(path), split_step(path.name)
+    if step is None or name is None:
+        return replace(run, skipped=here.strays)
+    others = [*here.below, *(here.folder / other for other in here.foreign)]
+    alike = [(other, split_step(other.name)) for other in others]
+    missed = [Skipped(other, _NO_STEP) for other, n in alike if n and n.prefix == name.prefix]
+    return Run(here.folder, "flax", (StepEntry(step, path),), (*here.strays, *missed))
 
 
 def single(path: Path) -> Run:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["StepName", "split_step", "step_of"]
+__all__ = ["StepName", "split_step", "step_of", "step_of_only"]
 
 # A sign belongs to the number only after an underscore or at the start: "checkpoint_-3" is step -3
 # of flax, "ckpt-3" is step 3. A version such as 0.12.8 is no step.
@@ -26,6 +26,8 @@ _TELLING: Final = re.compile(
     r"weights|best|last|latest|save|snapshot)s?[_\-]?",
     re.IGNORECASE | re.DOTALL,
 )
+# "vit_b16" is a model: of the letters after a separator only those of an epoch or step will do
+_SEPARATED: Final = re.compile(r".+[_.\-](?:e|ep|s)?", re.IGNORECASE | re.DOTALL)
 
 
 class StepName(NamedTuple):
@@ -79,3 +81,17 @@ def step_of(path: Path, *, has_items: bool) -> int | float | None:
     if has_items or not name.prefix or _TELLING.fullmatch(name.prefix):
         return name.number
     return None
+
+
+def step_of_only(path: Path) -> int | float | None:
+    """The step that the name of the only checkpoint in a folder tells, if it tells one.
+
+    flax keeps one step by default, under any prefix, so here a separator before the number is
+    enough.
+
+    >>> from pathlib import Path
+    >>> [step_of_only(Path(n)) for n in ("agent_1500000", "ck-0.25", "weights_e12", "resnet50")]
+    [1500000, 0.25, 12, None]
+    """
+    name = split_step(path.name)
+    return name.number if name and _SEPARATED.fullmatch(name.prefix) else None

@@ -36,6 +36,9 @@ COMMIT_SUCCESS: Final = "commit_success.txt"
 MANAGER_METADATA: Final = "metadata"
 _MANAGER_METADATA_FILES: Final = ("_ROOT_METADATA", "metadata")
 _MARKS: Final = frozenset({STEP_METADATA, V1_MARKER, TREE_METADATA, AGGREGATE, MANIFEST})
+_DEFAULT_ITEM: Final = "default"
+_NO_ITEMS: Final = frozenset({"best", "last", "latest", "final", "checkpoint", "ckpt"})
+_SIDE_BY_SIDE: Final = frozenset({"seed", "fold", "split", "trial", "exp", "experiment"})
 _VERSION_CONTROL: Final = frozenset({".git", ".hg"})
 
 FolderKind = Literal["tree", "items"]
@@ -72,8 +75,9 @@ def kind_of(folder: Path) -> FolderKind | None:
 def _is_step(folder: Path, names: set[str]) -> bool:
     """Tell a step with items from a folder in which somebody keeps several checkpoints.
 
-    Orbax marks a step since 0.5.11. Before that the name of a manager's step is a number; without
-    either, trees side by side are taken for checkpoints, unless a JSON item is with them.
+    Orbax marks a step since 0.5.11. Before that the name of a manager's step is a number, alone or
+    after a prefix of any kind; without either, trees side by side are taken for checkpoints, unless
+    a JSON item is with them.
     """
     if names & {STEP_METADATA, V1_MARKER}:
         return True
@@ -84,7 +88,42 @@ def _is_step(folder: Path, names: set[str]) -> bool:
     if step_of(folder, has_items=False) is not None:
         return True
     documents = [path for path in inside if json_file_of(path) and path not in trees]
-    return bool(documents) and len(trees) + len(documents) == len(inside)
+    if len(trees) + len(documents) != len(inside):
+        return False
+    return bool(documents) or _is_prefixed_step(folder, names, {path.name for path in trees})
+
+
+def _is_prefixed_step(folder: Path, names: set[str], trees: set[str]) -> bool:
+    """Tell an unmarked step ``<prefix>_<number>`` of a manager, whatever the prefix.
+
+    It has the item that a manager names itself, or another step beside it has the same items, and
+    nothing else. ``seed_0/params`` and ``run_1/best`` are checkpoints of several runs.
+    """
+    name = split_step(folder.name)
+    if name is None or not name.prefix.endswith("_"):
+        return False
+    if trees == {_DEFAULT_ITEM}:
+        return True
+    if not trees or trees & _NO_ITEMS or name.prefix[:-1].lower() in _SIDE_BY_SIDE:
+        return False
+    if names - trees - {COMMIT_SUCCESS}:
+        return False
+    try:
+        beside = [path for path in folder.parent.iterdir() if path.name != folder.name]
+        return any(_has_items(path, trees) for path in beside if _prefix(path) == name.prefix)
+    except OSError:
+        return False
+
+
+def _has_items(folder: Path, trees: set[str]) -> bool:
+    if not folder.is_dir() or {path.name for path in folder.iterdir()} - {COMMIT_SUCCESS} != trees:
+        return False
+    return all(is_tree_folder(folder / name) for name in trees)
+
+
+def _prefix(path: Path) -> str | None:
+    name = split_step(path.name)
+    return name and name.prefix
 
 
 def not_committed(folder: Path) -> str | None:

@@ -6,6 +6,7 @@ difference is reported and not repaired, unless the caller asked for casts.
 
 from __future__ import annotations
 
+import cmath
 import re
 import sys
 from dataclasses import dataclass
@@ -211,6 +212,18 @@ def _cast(leaf: Leaf, dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
             f"({value.min()} to {value.max()}). Change the dtype of the target.",
             leaf=leaf.path,
         )
+    lost = np.zeros(made.shape, bool)
+    if _family(dtype) in (float, complex):
+        lost = ~np.isfinite(made)
+        if _family(value.dtype) in (float, complex):
+            lost &= np.isfinite(value)
+    if lost.any():
+        raise TargetMismatch(
+            f"leaf {format_path(leaf.path)}: has {value[lost].flat[0]} ({value.dtype}), which "
+            f"{dtype} cannot hold: it would become {made[lost].flat[0]}. Change the dtype of the "
+            "target.",
+            leaf=leaf.path,
+        )
     return made
 
 
@@ -225,10 +238,16 @@ def _fit_number_into(target: Any, leaf: Leaf, *, cast: bool) -> Fit:
         return _differ(target, leaf, f"; {value!r} does not fit: {error}")
     became = (_family(dtype) or float)(array.item())
     same = became == value or np.isnan(value)
+    if _is_finite(value) and not _is_finite(became):
+        return _differ(target, leaf, f"; {value!r} would become {became!r}: {dtype} is too small")
     if not same and not (cast and _family(dtype) is float):
         hint = "; cast=True rounds it" if _family(dtype) is float else ""
         return _differ(target, leaf, f"; {value!r} would become {became!r}{hint}")
     return Fit(lambda: _placed(array, target))
+
+
+def _is_finite(value: complex) -> bool:
+    return isinstance(value, int) or cmath.isfinite(value)
 
 
 def _target_key_impl(target: Any) -> str | None:

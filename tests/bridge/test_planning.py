@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from planning_cases import (
@@ -23,6 +25,7 @@ import bridge
 import legacy
 from bridge import BridgeError, Target, TargetError
 from legacy import LeafTable
+from legacy.orbax_tree import INDEX_LOST
 
 CNN = {"Conv_0/kernel": (3, 3, 1, 4), "Conv_0/bias": (4,), "Dense_0/kernel": (4, 2)}
 NEW = {"stem/kernel": (3, 3, 1, 4), "stem/bias": (4,), "head/kernel": (4, 2)}
@@ -459,3 +462,10 @@ def test_an_array_of_a_dtype_that_orbax_refuses_is_a_problem():
     source = checkpoint(*tree("params", {"k": (2,)}), leaf("when", (1,), "datetime64[s]"))
     (problem,) = make(source).problems
     assert "when has dtype datetime64[s], which Orbax refuses" in problem.message
+
+
+def test_what_a_lost_index_hides_is_a_warning_of_the_plan():
+    source = checkpoint(*tree("params", {"k": (2,)}))
+    lost = replace(source, format=replace(source.format, evidence=(INDEX_LOST,)))
+    assert make(lost).warnings == (INDEX_LOST,)
+    assert make(source).warnings == ()

@@ -61,6 +61,24 @@ def test_a_run_opens_at_its_last_step_or_at_the_one_asked_for(run):
     assert legacy.open(os.fspath(run) + "/").step == 10
 
 
+def test_a_run_of_one_step_opens_at_it_under_any_prefix(tmp_path):
+    file = tmp_path / "agent_1500000"
+    file.write_bytes(MSGPACK)
+    for checkpoint in (legacy.open(tmp_path), legacy.open(tmp_path, step=1500000)):
+        assert (checkpoint.step, checkpoint.path) == (1500000, file)
+        assert not any("not taken for a step" in fact for fact in checkpoint.format.evidence)
+    with pytest.raises(legacy.CheckpointNotFound, match="has no step 7"):
+        legacy.open(tmp_path, step=7)
+
+
+def test_a_number_that_was_not_taken_for_a_step_is_told(tmp_path):
+    (tmp_path / "resnet_50").write_bytes(MSGPACK)
+    checkpoint = legacy.open(tmp_path / "resnet_50")
+    assert checkpoint.step is None
+    said = "the name resnet_50 ends in a number that was not taken for a step"
+    assert said in checkpoint.format.evidence
+
+
 def test_a_relative_path_is_opened_by_its_absolute_one(run, monkeypatch):
     monkeypatch.chdir(run.parent)
     assert legacy.open("run").path == run / "checkpoint_10"

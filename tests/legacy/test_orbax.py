@@ -21,6 +21,7 @@ from legacy.errors import (
     NotACheckpoint,
     UnsupportedCheckpoint,
 )
+from legacy.flax_msgpack import open_msgpack
 from legacy.leaves import Node, format_path
 from legacy.orbax import is_step_folder, is_tree_folder, open_items, open_tree
 from legacy.orbax_stores import translated
@@ -376,6 +377,8 @@ def test_without_an_index_names_are_split_at_dots_and_leaves_say_so(copy):
     assert np.array_equal(table["odd", "ü", "é"].read(), np.arange(5.0))
     assert all("dot in a key" in leaf.notes[0] for leaf in table.values())
     assert "index is missing" in found.era
+    assert all("(aggregated values, strings, None) cannot" in f.notes[1] for f in table.values())
+    assert any("leaves that had no array of their own" in said for said in found.evidence)
 
 
 def test_an_index_of_names_that_fits_no_tree_is_refused(tmp_path):
@@ -786,6 +789,40 @@ def test_a_missing_chunk_is_never_zeros(copy, layout):
     ) as error:
         leaf.read()
     assert error.value.leaf == leaf.path
+
+
+@pytest.mark.parametrize("layout", ["zarr", "zarr3"])
+@pytest.mark.parametrize("complete", [True, False])
+def test_a_chunk_that_is_a_link_to_nothing_is_missing(copy, layout, complete):
+    folder = copy(layout)
+    if not complete:
+        edit(
+            folder / "_METADATA",
+            lambda d: d.pop("store_array_data_equal_to_fill_value", None) and None,
+        )
+    array = folder / "params.Dense_0.bias"
+    chunk = array / ("0" if layout == "zarr" else "c/0")
+    moved = chunk.rename(folder.parent / "annexed")
+    chunk.symlink_to(moved)
+    leaf = open_tree(folder)[0]["params", "Dense_0", "bias"]
+    assert np.array_equal(leaf.read(), np.zeros(5))
+    moved.unlink()
+    said = r"leaf params/Dense_0/bias: .*'(c/)?0' is missing: the file is a link to a target"
+    with pytest.raises(DamagedCheckpoint, match=said):
+        leaf.read()
+    with pytest.raises(DamagedCheckpoint, match=said):
+        open_tree(folder)[0][leaf.path].read()
+
+
+def test_a_chunk_of_a_gda_folder_that_is_a_link_to_nothing_is_missing(tmp_path):
+    file = tmp_path / "checkpoint_1"
+    file.write_bytes(msgpack.packb({"a": "//GDAPlaceholder:a"}))
+    array = tmp_path / "checkpoint_1_gda" / "a"
+    write_zarr(array, fill_value=0.0)
+    (array / "0").unlink()
+    (array / "0").symlink_to(tmp_path / "gone")
+    with pytest.raises(DamagedCheckpoint, match=r"0: leaf a: .* is a link to a target"):
+        open_msgpack(file)[0]["a",].read()
 
 
 def _delete_chunk(folder, storage):

@@ -220,6 +220,77 @@ def test_a_model_with_a_number_in_its_name_is_no_step(tmp_path):
     assert (run.kind, run.path.name, steps(run)) == ("single", "resnet_50", [None])
 
 
+@pytest.mark.parametrize(
+    ("name", "step"),
+    [
+        ("agent_1500000", 1500000),
+        ("exp1_500", 500),
+        ("net-30", 30),
+        ("ckpt.500", 500),
+        ("ck-0.25", 0.25),
+        ("weights_e12", 12),
+    ],
+)
+def test_the_only_checkpoint_of_a_run_has_the_step_of_its_name(tmp_path, save_tree, name, step):
+    run = legacy.steps_of(put(tmp_path / "files", name, f"{name}.tmp"))
+    assert (run.kind, run.path, steps(run)) == ("flax", tmp_path / "files", [step])
+    assert list(reasons(run)) == [f"{name}.tmp"]
+    save_tree(tmp_path / "trees" / name)
+    assert steps(legacy.steps_of(tmp_path / "trees")) == [step]
+
+
+@pytest.mark.parametrize("name", ["resnet50", "vit_b16", "0.12.8"])
+def test_a_number_that_nothing_separates_is_no_step_of_the_only_checkpoint(tmp_path, name):
+    assert steps(legacy.steps_of(put(tmp_path, name))) == [None]
+
+
+def test_what_is_named_like_the_only_step_and_damaged_is_named(tmp_path):
+    put(tmp_path, "agent_1")
+    put(tmp_path, "agent_2", data=b"version https://git-lfs.github.com/spec/v1\n")
+    (tmp_path / "agent_3").mkdir()
+    run = legacy.steps_of(tmp_path)
+    assert steps(run) == [1]
+    assert set(reasons(run)) == {"agent_2", "agent_3"}
+
+
+@pytest.mark.parametrize(
+    ("names", "items"),
+    [
+        (["run_9", "run_10"], ["default"]),
+        (["e_000009"], ["default"]),
+        (["run_9", "run_10"], ["params", "opt_state"]),
+    ],
+)
+def test_unmarked_steps_of_a_manager_are_found_under_any_prefix(tmp_path, save_tree, names, items):
+    for name in names:
+        for item in items:
+            save_tree(tmp_path / name / item)
+    run = legacy.steps_of(tmp_path)
+    assert (run.kind, steps(run)) == ("orbax-manager", [9, 10][: len(names)])
+    last = legacy.open(tmp_path)
+    assert (last.path, set(last.items)) == (tmp_path / names[-1], set(items))
+    assert legacy.open(tmp_path / names[0]).step == 9
+
+
+@pytest.mark.parametrize(
+    ("names", "items", "extra"),
+    [
+        (["seed_0", "seed_1"], ["params"], None),
+        (["run_0", "run_1"], ["best"], None),
+        (["run_0", "run_1"], ["params"], "log.txt"),
+        (["run_0"], ["params", "opt_state"], None),
+    ],
+)
+def test_checkpoints_of_several_runs_are_no_steps(tmp_path, save_tree, names, items, extra):
+    for name in names:
+        for item in items:
+            save_tree(tmp_path / name / item)
+        if extra:
+            (tmp_path / name / extra).write_text("step 1")
+    with pytest.raises(legacy.AmbiguousCheckpoint, match="is no checkpoint and no run"):
+        legacy.steps_of(tmp_path)
+
+
 def test_steps_of_says_what_a_folder_without_steps_holds(tmp_path):
     put(tmp_path, "notes.csv", data=b"a,b\n")
     (tmp_path / "plots").mkdir()

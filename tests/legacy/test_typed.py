@@ -416,6 +416,13 @@ def test_pain_23_a_cast_happens_only_when_asked_for(tmp_path):
     assert (got["b"], got["c"], got["d"]) == (np.float32(0.1), 1.0, 2.0)
 
 
+def test_a_cast_keeps_what_is_infinite_in_the_file(tmp_path):
+    file = write(tmp_path / "f", {"a": np.array([np.inf, np.nan, 1]), "b": -np.inf})
+    got = legacy.restore(file, {"a": np.zeros(3, np.float16), "b": np.float16(0)}, cast=True)
+    assert np.array_equal(got["a"], np.float16([np.inf, np.nan, 1]), equal_nan=True)
+    assert got["b"] == -np.inf
+
+
 @pytest.mark.parametrize(
     ("target", "saved", "match"),
     [
@@ -424,6 +431,13 @@ def test_pain_23_a_cast_happens_only_when_asked_for(tmp_path):
         (np.zeros(2, np.int8), np.asarray([1, 300]), "int8 cannot hold"),
         (np.int8(0), 300, "300 would become 44"),
         (np.zeros(1, np.float32), np.ones(1, np.complex64), "complex64"),
+        (np.zeros(2, np.float16), np.float32([1, 1e6]), r"1000000.0 \(float32\).*float16 cannot"),
+        (np.zeros(1, np.float32), np.array([1e300]), r"1e\+300 \(float64\).*float32 cannot hold"),
+        (np.zeros(1, np.float16), np.array([1 << 40]), r"\(int64\).*float16 cannot hold"),
+        (np.zeros((), np.float16), np.array(1e6), "would become inf"),
+        (np.zeros(1, ml_dtypes.float8_e4m3fn), np.array([1e6]), "float8_e4m3fn cannot hold"),
+        (np.float32(0), 1e300, r"1e\+300 would become inf: float32 is too small"),
+        (np.float16(0), 1 << 40, "1099511627776 would become inf: float16 is too small"),
     ],
 )
 def test_a_cast_that_loses_more_than_precision_is_refused(target, saved, match, tmp_path):

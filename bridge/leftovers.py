@@ -6,13 +6,13 @@ from collections.abc import Sequence
 
 from bridge.carry import carry
 from bridge.feeds import Feed, Optimised
-from bridge.match import Candidate
+from bridge.match import Candidate, path_of, ref_of
 from bridge.moments import moment_order
 from bridge.roles import Group
 from bridge.rule_text import init_rule, quoted
 from bridge.suggest import Known, suggest
 from bridge.target import Slot
-from bridge.work import Work, path_of, ref_of
+from bridge.work import Work
 from legacy import LeafPath, format_path
 
 __all__ = ["settle"]

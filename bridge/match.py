@@ -24,7 +24,7 @@ from bridge.names import BOX, Families, may_pair, normal, unboxed
 from bridge.target import SlotRef
 from legacy import LeafPath
 
-__all__ = ["BOX", "Candidate", "Pair", "match", "normal"]
+__all__ = ["BOX", "Candidate", "Pair", "match", "normal", "path_of", "ref_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +53,18 @@ class Pair:
     source: LeafPath
     slot: SlotRef
     why: str
+
+
+def ref_of(candidate: Candidate) -> SlotRef:
+    """The name of a slot."""
+    assert isinstance(candidate.key, SlotRef)  # noqa: S101 - slots are keyed by name
+    return candidate.key
+
+
+def path_of(candidate: Candidate) -> LeafPath:
+    """The full path of a source leaf."""
+    assert isinstance(candidate.key, tuple)  # noqa: S101 - sources are keyed by path
+    return candidate.key
 
 
 def match(sources: Iterable[Candidate], slots: Iterable[Candidate]) -> tuple[Pair, ...]:

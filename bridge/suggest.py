@@ -11,12 +11,11 @@ from collections import defaultdict
 from collections.abc import Hashable, Iterable, Sequence
 
 from bridge._plan import Problem
-from bridge.match import Candidate
+from bridge.match import Candidate, path_of, ref_of
 from bridge.names import may_pair
 from bridge.rule_text import init_rule, quoted
 from bridge.suggest_pairs import Guess, guess_pairs
 from bridge.suggest_rules import Known, write_rules
-from bridge.target import SlotRef
 from legacy import LeafPath, format_path
 
 __all__ = ["Known", "suggest"]
@@ -66,7 +65,7 @@ def suggest(
             Problem(
                 "ambiguous" if same else "unmatched-source",
                 message,
-                sources=(_path(source),),
+                sources=(path_of(source),),
                 candidates=tuple(f"{c.key} {_shape(c)}" for c in others),
                 rule=chosen[1] if chosen else f"[[ignore]]\nsource = {quoted(_full(source))}",
             )
@@ -75,7 +74,7 @@ def suggest(
         chosen = of_slot.get(slot.key)
         same = near_sources.get((slot.collection, slot.shape), [])
         others = _others(slot, chosen[0].sources if chosen else (), same)
-        ref = _ref(slot)
+        ref = ref_of(slot)
         problems.append(
             Problem(
                 "unfilled-slot",
@@ -124,16 +123,6 @@ def _full(c: Candidate) -> LeafPath:
 
 def _variable(c: Candidate) -> str:
     return format_path(_full(c))
-
-
-def _path(c: Candidate) -> LeafPath:
-    assert isinstance(c.key, tuple)  # noqa: S101 - sources are keyed by path
-    return c.key
-
-
-def _ref(c: Candidate) -> SlotRef:
-    assert isinstance(c.key, SlotRef)  # noqa: S101 - slots are keyed by name
-    return c.key
 
 
 def _shape(c: Candidate) -> str:

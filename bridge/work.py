@@ -11,10 +11,10 @@ from bridge.feeds import Feed
 from bridge.match import Candidate
 from bridge.moments import Mapped
 from bridge.roles import Group, Roles
-from bridge.target import SlotRef, Target
+from bridge.target import Target
 from legacy import LeafPath, LeafTable
 
-__all__ = ["Work", "mapped_of", "path_of", "ref_of"]
+__all__ = ["Work", "mapped_of"]
 
 
 @dataclass(slots=True)
@@ -108,15 +108,3 @@ def mapped_of(group: Group) -> Mapped:
     """What is known of a collection before anything became of it."""
     sources = {p: group.prefix + p for p in group.paths}
     return Mapped(sources=sources, rel={full: rel for rel, full in sources.items()})
-
-
-def ref_of(candidate: Candidate) -> SlotRef:
-    """The name of a slot."""
-    assert isinstance(candidate.key, SlotRef)  # noqa: S101 - slots are keyed by name
-    return candidate.key
-
-
-def path_of(candidate: Candidate) -> LeafPath:
-    """The full path of a source leaf."""
-    assert isinstance(candidate.key, tuple)  # noqa: S101 - sources are keyed by path
-    return candidate.key

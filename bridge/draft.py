@@ -178,6 +178,10 @@ class Draft:
 
     def _unfit(self, sources: Sequence[LeafPath], slots: Sequence[Slot]) -> Problem | None:
         """What no transform can help: no array, nothing to save, keys of another algorithm."""
+        lost = [p for p in sources if self.table[p].kind == "unreadable"]
+        if lost:
+            text = f"{format_path(lost[0])} cannot be read: {self.table[lost[0]].problem}"
+            return Problem("loss", text, rule=ignore_rules(lost))
         odd = [p for p in sources if _kind(self.table[p]) in UNSAVABLE]
         if odd:
             text = (

@@ -21,11 +21,12 @@ from bridge.followers import follow_copies, follow_optimizers
 from bridge.leftovers import settle
 from bridge.match import match
 from bridge.roles import Role, find_roles
+from bridge.rule_text import ignore_rules
 from bridge.rules import Rules
 from bridge.structural import structural_feeds, structural_slots
 from bridge.target import Target
 from bridge.work import Work
-from legacy import Checkpoint
+from legacy import Checkpoint, format_path
 from legacy import open as open_checkpoint
 from legacy.orbax_tree import INDEX_LOST
 
@@ -109,6 +110,15 @@ def plan(
     )
 
 
+def _refuse_unreadable(draft: Draft) -> None:
+    """A leaf that cannot be read is a problem, unless the user leaves it behind by a rule."""
+    for path, leaf in draft.table.items():
+        if leaf.kind == "unreadable" and draft.open_source(path):
+            draft.used.add(path)
+            text = f"{format_path(path)} cannot be read: {leaf.problem}"
+            draft.refuse("loss", text, [path], (), ignore_rules([path]))
+
+
 def _target(model: Any, tx: Any) -> Target:
     if isinstance(model, Target):
         if tx is not None:
@@ -149,6 +159,7 @@ def _fill(work: Work, rules: Rules) -> None:
         structural_slots(draft, rules, work.feeds)
     apply_inits(draft, rules)
     apply_maps(draft, rules, work.feeds)
+    _refuse_unreadable(draft)
     for feed in work.feeds:
         for pair in match(work.open_sources(feed), work.open_slots(feed)):
             draft.add([pair.source], [pair.slot], (), pair.why)

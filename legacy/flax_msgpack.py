@@ -23,13 +23,14 @@ from typing import Any, Final
 
 from legacy.checkpoint import Format
 from legacy.errors import LegacyError, NotACheckpoint, UnsupportedCheckpoint
-from legacy.flax_gda import gda_leaf, is_gda_placeholder
-from legacy.leaves import Leaf, LeafPath, LeafTable, Node, format_path
-from legacy.msgpack_index import ArrayAt, TupleAt, map_file, scan
+from legacy.flax_gda import SideFolder, is_gda_placeholder
+from legacy.leaves import Leaf, LeafPath, LeafTable, Node, format_path, unreadable
+from legacy.msgpack_index import ArrayAt, TupleAt, UnreadableAt, map_file, scan
 from legacy.msgpack_leaves import Place, chunked_leaf, is_chunked, plain_leaf
 
 __all__ = ["index_msgpack", "open_msgpack"]
 
+_HOLLOW: Final = ("none", "empty", "unreadable")
 _NAMEDTUPLE_KEYS: Final = frozenset({"name", "fields", "values"})
 _ORBAX_PLACEHOLDER: Final = "PLACEHOLDER://"
 _ORBAX_MARKS: Final = ("manifest.ocdbt", "_METADATA")
@@ -61,8 +62,8 @@ def open_msgpack(file: Path) -> tuple[LeafTable, Format]:
         CannotLook: the file may not be read.
         NotACheckpoint: an empty file, a folder, or a value that is no tree and no array.
         DamagedCheckpoint: truncated or contradictory bytes.
-        UnsupportedCheckpoint: a part that is not in the file (T5X, a lost ``_gda`` folder), or
-            a type that cannot be given back.
+        UnsupportedCheckpoint: a checkpoint of T5X, whose arrays lie elsewhere; or not one leaf
+            can be read. While some can, the others are ``unreadable`` leaves.
 
     >>> import msgpack, tempfile
     >>> file = Path(tempfile.mkdtemp()) / "checkpoint_3"
@@ -72,8 +73,11 @@ def open_msgpack(file: Path) -> tuple[LeafTable, Format]:
     ([('config', 'name'), ('step',)], 3, 'flax-msgpack')
     """
     found = _index(file, flax=True)
-    leaves = [_in_flax(file, leaf, found) for leaf in found.leaves]
+    texts = [(leaf.path, leaf.read()) for leaf in found.leaves if leaf.kind == "str"]
+    beside = SideFolder(file, [(path, text) for path, text in texts if is_gda_placeholder(text)])
+    leaves = [_in_flax(file, leaf, found, beside) for leaf in found.leaves]
     _raise_all(file, found.problems)
+    _raise_lost(file, leaves)
     return LeafTable(leaves, found.nodes), _describe(found)
 
 
@@ -124,6 +128,8 @@ class _Found:
 def _index(file: Path, *, flax: bool) -> _Found:
     buffer = map_file(file)
     root = scan(buffer, file)
+    if isinstance(root, UnreadableAt):
+        raise root.error
     if not isinstance(root, dict | list | ArrayAt):
         raise NotACheckpoint(
             f"{file} holds a single {type(root).__name__}, no tree and no array, so it is no "
@@ -140,7 +146,9 @@ def _index(file: Path, *, flax: bool) -> _Found:
             waiting.extend([((*path, name), child) for name, child in reversed(children)])
         else:
             found.saw(value, path)
-            found.leaves.append(plain_leaf(path, value, place))
+            is_lost = isinstance(value, UnreadableAt)
+            leaf = unreadable(path, value.error) if is_lost else plain_leaf(path, value, place)
+            found.leaves.append(leaf)
     return found
 
 
@@ -156,9 +164,10 @@ def _children(
         found.facts.setdefault(fact, path)
         return _container(path, [(str(n), v) for n, v in enumerate(value)], Node(kind), found)
     if is_chunked(value):
-        found.leaves.append(chunked_leaf(path, value, place))
+        leaf = chunked_leaf(path, value, place)
+        found.leaves.append(leaf)
         found.facts.setdefault(_CHUNKS, path)
-        for chunk in value["chunks"].values():
+        for chunk in value["chunks"].values() if leaf.kind != "unreadable" else ():
             found.saw(chunk, path)
         return []
     if _is_tensorstore_spec(value):
@@ -219,7 +228,7 @@ def _elsewhere(file: Path, path: LeafPath, spec: dict[str, Any]) -> UnsupportedC
     )
 
 
-def _in_flax(file: Path, leaf: Leaf, found: _Found) -> Leaf:
+def _in_flax(file: Path, leaf: Leaf, found: _Found, beside: SideFolder) -> Leaf:
     """What a leaf means in a file of flax: placeholders and empty containers."""
     if leaf.kind == "empty" and leaf.container == "dict":
         return replace(leaf, notes=(_EMPTY_NOTE,))
@@ -229,13 +238,13 @@ def _in_flax(file: Path, leaf: Leaf, found: _Found) -> Leaf:
     if is_gda_placeholder(text):
         found.facts.setdefault(_GDA, leaf.path)
         try:
-            return gda_leaf(file, leaf.path, text)
+            return beside.leaf(leaf.path, text)
         except LegacyError as error:
-            found.problems.append(error)
+            return unreadable(leaf.path, error)
     elif text.startswith(_ORBAX_PLACEHOLDER):
         name = text.removeprefix(_ORBAX_PLACEHOLDER)
-        beside = [file.parent / n for n in (*_ORBAX_MARKS, name)]
-        if any(os.path.exists(p) for p in beside):  # noqa: PTH110 - Path.exists raises on a long name
+        marks = [file.parent / n for n in (*_ORBAX_MARKS, name)]
+        if any(os.path.exists(p) for p in marks):  # noqa: PTH110 - Path.exists raises on a long name
             found.problems.append(_orbax_index(file, leaf.path, text))
         return replace(leaf, notes=(_ORBAX_NOTE,))
     return leaf
@@ -261,6 +270,20 @@ def _raise_all(file: Path, problems: list[LegacyError]) -> None:
             leaf=problems[0].leaf,
             problems=[str(problem) for problem in problems],
         )
+
+
+def _raise_lost(file: Path, leaves: list[Leaf]) -> None:
+    """Refuse a file of which not one value can be read; else the others may be."""
+    lost = [leaf for leaf in leaves if leaf.kind == "unreadable"]
+    if not lost or any(leaf.kind not in _HOLLOW for leaf in leaves):
+        return
+    problems: list[LegacyError] = []
+    for leaf in lost:
+        try:
+            leaf.read()
+        except LegacyError as error:
+            problems.append(error)
+    _raise_all(file, problems)
 
 
 def _describe(found: _Found) -> Format:

@@ -33,6 +33,7 @@ __all__ = [
     "format_path",
     "natural_key",
     "parse_path",
+    "unreadable",
 ]
 
 LeafPath: TypeAlias = tuple[str, ...]
@@ -40,13 +41,17 @@ LeafPath: TypeAlias = tuple[str, ...]
 
 Index: TypeAlias = tuple[slice, ...]
 
-Kind = Literal["array", "scalar", "number", "bool", "str", "bytes", "none", "empty", "key"]
+Kind = Literal[
+    "array", "scalar", "number", "bool", "str", "bytes", "none", "empty", "key", "unreadable"
+]
 """What a leaf is.
 
 ``array``: an n-d array. ``scalar``: a numpy scalar (Orbax writes Python numbers as such, too).
 ``number``: a Python int, float or complex. ``bool``, ``str``, ``bytes``, ``none``: the Python
 values. ``empty``: a container without children; ``Leaf.container`` says which. ``key``: a typed
 PRNG key; ``read`` gives its uint32 data and ``Leaf.key_impl`` names the algorithm.
+``unreadable``: the tree has a leaf here whose value is damaged, not on disk, or was lost when it
+was saved; ``Leaf.problem`` says why, and ``read`` raises.
 """
 
 ARRAY_KINDS: frozenset[str] = frozenset({"array", "scalar", "key"})
@@ -180,6 +185,7 @@ class Leaf:
         key_impl: for ``key``: ``threefry2x32``, ``rbg``, ...
         chunks: chunk shape on disk, where the store has one.
         notes: what the file no longer says about this leaf, in words.
+        problem: for ``unreadable``: why it cannot be read, and what to do.
     """
 
     path: LeafPath
@@ -193,6 +199,7 @@ class Leaf:
     key_impl: str | None = None
     chunks: tuple[int, ...] | None = field(default=None, compare=False)
     notes: tuple[str, ...] = field(default=(), compare=False)
+    problem: str | None = field(default=None, compare=False)
 
     def read(self, index: Index | None = None) -> Any:
         """The value: a numpy array for ``array`` and ``key``, a numpy scalar, or a Python value.
@@ -206,6 +213,7 @@ class Leaf:
 
         Raises:
             DamagedCheckpoint: the bytes are not what the index of the checkpoint promised.
+            LegacyError: the leaf is ``unreadable``; the class says why.
         """
         value = self.reader(index)
         if self.kind in ("array", "key"):
@@ -220,6 +228,59 @@ class Leaf:
                 )
             return got
         return value
+
+
+def unreadable(
+    path: LeafPath,
+    error: LegacyError,
+    *,
+    shape: tuple[int, ...] = (),
+    dtype: np.dtype[Any] | None = None,
+    notes: tuple[str, ...] = (),
+) -> Leaf:
+    """A leaf that is listed, so that all others can be read, and that raises when it is read.
+
+    Args:
+        path: where it is in the tree.
+        error: why it cannot be read.
+        shape: of the value, where it is known.
+        dtype: of the value, where it is known.
+        notes: as of any leaf.
+
+    Returns:
+        A leaf of kind ``unreadable``.
+
+    >>> unreadable(("a",), DamagedCheckpoint("ckpt/a/.zarray: no JSON")).read()
+    Traceback (most recent call last):
+        ...
+    legacy.errors.DamagedCheckpoint: leaf a cannot be read: ckpt/a/.zarray: no JSON
+    """
+    said = error.message
+    return Leaf(
+        path,
+        "unreadable",
+        shape=shape,
+        dtype=dtype,
+        reader=_Unreadable(path, type(error), said, error.path, error.offset),
+        notes=notes,
+        problem=said,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Unreadable:
+    path: LeafPath
+    kind: type[LegacyError]
+    said: str
+    file: Path | None
+    offset: int | None
+
+    def __call__(self, _: Index | None) -> Any:
+        # a new error each time: a raised one collects the frames of whoever caught it
+        where = format_path(self.path)
+        is_named = f"leaf {where}" in self.said
+        said = self.said if is_named else f"leaf {where} cannot be read: {self.said}"
+        raise self.kind(said, path=self.file, leaf=self.path, offset=self.offset)
 
 
 def _block_shape(index: Index, shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -16,6 +16,7 @@ import mmap
 import stat
 import struct
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -24,13 +25,14 @@ from legacy.errors import (
     CannotLook,
     CheckpointNotFound,
     DamagedCheckpoint,
+    LegacyError,
     NotACheckpoint,
     UnsupportedCheckpoint,
 )
 from legacy.leaves import LeafPath, format_path
 from legacy.msgpack_dtypes import DtypeAt, resolve_dtype
 
-__all__ = ["ArrayAt", "BytesAt", "TupleAt", "array_size", "map_file", "scan"]
+__all__ = ["ArrayAt", "BytesAt", "TupleAt", "UnreadableAt", "array_size", "map_file", "scan"]
 
 MAX_DEPTH: Final = 512
 MAX_VALUES: Final = 1 << 22
@@ -60,6 +62,12 @@ class BytesAt(NamedTuple):
 
     offset: int
     nbytes: int
+
+
+class UnreadableAt(NamedTuple):
+    """A value whose extent is known and whose content cannot be; the others can be read."""
+
+    error: LegacyError
 
 
 class TupleAt(list[Any]):
@@ -157,6 +165,7 @@ def _heads() -> tuple[_Head, ...]:
 
 
 _HEADS: Final = _heads()
+_INTEGERS: Final = frozenset(n for n, head in enumerate(_HEADS) if head.tag == "int")
 _SIGNED: Final = struct.Struct("b")
 
 
@@ -168,6 +177,7 @@ class _Frame:
     left: int
     key: str | None = None
     end: int | None = None  # of the extension payload that a tuple fills
+    numbered: bool | None = None  # whether the keys of a map are integers
 
 
 class _Scanner:
@@ -206,7 +216,14 @@ class _Scanner:
         into = frame.into
         if type(into) is dict:
             frame.key = None
+            numbered = self.buffer[self.at] in _INTEGERS
             key = frame.key = self.key()
+            if frame.numbered is not numbered and into:
+                raise self.damaged(
+                    f"the key {key!r} is {'an integer' if numbered else 'text'}, and the keys "
+                    "before it in the same map are not; JAX has no such dict"
+                )
+            frame.numbered = numbered
             if key in into:
                 raise self.damaged(
                     f"the key {key!r} occurs twice in one map (integer keys count as text), "
@@ -228,7 +245,9 @@ class _Scanner:
         if tag == "array":
             return self.container([], arg, 1)
         if tag == "str":
-            return self.text(arg)
+            self.skip(arg, "a string")  # a cut string is a cut file; only its content is its own
+            self.at -= arg
+            return self.contained(self.at + arg, lambda: self.text(arg))
         if tag == "bin":
             return BytesAt(self.skip(arg, "a bytes value"), arg)
         if tag in ("int", "float", "bool", "nil"):
@@ -295,16 +314,30 @@ class _Scanner:
             raise self.truncated(f"an extension value of {nbytes} bytes")
         end = self.at + nbytes
         if code in (_EXT_NDARRAY, _EXT_NPSCALAR):
-            return self.array(end, scalar=code == _EXT_NPSCALAR)
+            return self.contained(end, lambda: self.array(end, scalar=code == _EXT_NPSCALAR))
         if code == _EXT_COMPLEX:
-            return self.complex(end)
+            return self.contained(end, lambda: self.complex(end))
         if code == _EXT_TUPLE:
             return self.container(TupleAt(), self.expect("array", "a tuple"), 1, end)
-        raise self.unsupported(
-            f"the msgpack extension type {code}; flax writes 1 (array), 2 (complex) and 3 "
-            "(numpy scalar), Orbax also 4 (tuple)",
-            start,
+        self.at = end
+        return UnreadableAt(
+            self.unsupported(
+                f"the msgpack extension type {code}; flax writes 1 (array), 2 (complex) and 3 "
+                "(numpy scalar), Orbax also 4 (tuple)",
+                start,
+            )
         )
+
+    def contained(self, end: int, read: Callable[[], Any]) -> Any:
+        """Read a value that ends at ``end`` whatever it holds, so its damage stays its own."""
+        try:
+            return read()
+        except LegacyError as error:
+            found = error
+        except (IndexError, struct.error):
+            found = self.truncated()
+        self.at = end
+        return UnreadableAt(found)
 
     def expect(self, tag: str, what: str) -> Any:
         start = self.at

@@ -17,7 +17,7 @@ from typing import Any, Final
 import numpy as np
 
 from legacy.errors import DamagedCheckpoint
-from legacy.leaves import FileRegion, Index, Leaf, LeafPath, format_path
+from legacy.leaves import FileRegion, Index, Leaf, LeafPath, format_path, unreadable
 from legacy.msgpack_index import ArrayAt, BytesAt, array_size
 
 __all__ = ["Place", "chunked_leaf", "is_chunked", "plain_leaf"]
@@ -163,20 +163,19 @@ def chunked_leaf(path: LeafPath, value: Mapping[str, Any], place: Place) -> Leaf
         place: the file.
 
     Returns:
-        One array leaf, whose chunks are joined when it is read.
-
-    Raises:
-        DamagedCheckpoint: shape and chunks do not fit.
+        One array leaf, whose chunks are joined when it is read; an ``unreadable`` one when shape
+        and chunks do not fit.
     """
     shape, chunks = _sequence(value.get("shape")), _sequence(value.get("chunks"))
     wrong = _chunks_problem(value, shape, chunks)
     if wrong is not None or shape is None or not chunks:
-        raise DamagedCheckpoint(
+        damage = DamagedCheckpoint(
             f"{place.file}: leaf {format_path(path)}: an array in chunks of which {wrong}. "
             "Take another step or a backup.",
             path=place.file,
             leaf=path,
         )
+        return unreadable(path, damage)
     dtype = chunks[0].dtype
     return Leaf(
         path,

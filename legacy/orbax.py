@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from legacy.checkpoint import DEFAULT_ITEM, Format
 from legacy.errors import DamagedCheckpoint, LegacyError, NotACheckpoint, UnsupportedCheckpoint
+from legacy.leaves import LeafTable, unreadable
 from legacy.orbax_documents import cannot_look, entry_kind, list_folder
 from legacy.orbax_items import JAX_KEY, json_file_of, open_json, random_key, random_key_folder
 from legacy.orbax_metadata import (
@@ -33,8 +34,6 @@ from legacy.orbax_zarr import ZARR2_METADATA, ZARR3_METADATA
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from pathlib import Path
-
-    from legacy.leaves import LeafTable
 
 __all__ = ["is_step_folder", "is_tree_folder", "open_items", "open_tree"]
 
@@ -96,9 +95,10 @@ def open_items(folder: Path) -> tuple[Mapping[str, LeafTable], Format, Mapping[s
         DamagedCheckpoint: as :func:`open_tree`; or the only trees that the step lists are gone.
         UnsupportedCheckpoint: as :func:`open_tree`; or an item is of no kind that is known.
 
-    A folder that cannot be read is an error that names it; only ``descriptor``, hidden folders and
-    those that ``_CHECKPOINT_METADATA`` does not list and nobody can read are passed over, and the
-    evidence of the format says so.
+    An item that cannot be opened, beside a tree that can, is a table of one ``unreadable`` leaf
+    with the path ``()``. A folder of no known kind is an error that names it; only ``descriptor``,
+    hidden folders and those that ``_CHECKPOINT_METADATA`` does not list and nobody can read are
+    passed over, and the evidence of the format says so.
 
     >>> import tempfile
     >>> from pathlib import Path
@@ -118,8 +118,13 @@ def open_items(folder: Path) -> tuple[Mapping[str, LeafTable], Format, Mapping[s
     trees: list[OpenedTree] = []
     evidence: list[str] = []
     listed = dict(step.items) if step is not None and step.items is not None else None
+    broken: dict[str, LegacyError] = {}
     for name in _item_names(folder):
-        opened = _open_item(folder / name)
+        try:
+            opened = _open_item(folder / name)
+        except LegacyError as error:
+            broken[name] = error
+            continue
         if opened is not None:
             tables[name], tree_of_item = opened
             trees += [tree_of_item] if tree_of_item else []
@@ -127,6 +132,11 @@ def open_items(folder: Path) -> tuple[Mapping[str, LeafTable], Format, Mapping[s
             raise _unknown_item(folder / name)
         else:
             evidence.append(f"{name}/ is no item that {STEP_METADATA} lists; passed over")
+    if broken and not trees:
+        raise next(iter(broken.values()))
+    # one damaged item does not stop the others: it is one leaf that cannot be read
+    tables |= {name: _unreadable_item(folder / name, error) for name, error in broken.items()}
+    evidence += [f"item {name} cannot be read" for name in broken]
     evidence += _missing_items(folder, listed, tables, trees)
     if not tables:
         raise NotACheckpoint(
@@ -239,6 +249,11 @@ def _open_item(place: Path) -> tuple[LeafTable, OpenedTree | None] | None:
         error.message = f"item {place.name}: {error.message}"
         raise
     return None if file is None else (open_json(file), None)
+
+
+def _unreadable_item(place: Path, error: LegacyError) -> LeafTable:
+    document = None if is_tree_folder(place) else json_file_of(place)
+    return LeafTable([unreadable((), error)], json_file=document)
 
 
 def _unknown_item(place: Path) -> UnsupportedCheckpoint:

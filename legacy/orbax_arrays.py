@@ -90,7 +90,7 @@ class ArrayStores:
         for name in names:
             try:
                 place = self._in_databases(name) or self._in_folder(name)
-            except (DamagedCheckpoint, UnsupportedCheckpoint) as error:
+            except LegacyError as error:
                 found[name] = error
                 continue
             if isinstance(place, _At):

@@ -7,14 +7,14 @@ All that is wrong with a folder is collected before one error says it.
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Final
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import numpy as np
 
 from legacy.errors import DamagedCheckpoint, LegacyError, UnsupportedCheckpoint
 from legacy.flax_msgpack import index_msgpack
-from legacy.leaves import Index, Kind, Leaf, LeafPath, LeafTable, format_path
+from legacy.leaves import Kind, Leaf, LeafPath, LeafTable, format_path, unreadable
 from legacy.orbax_arrays import ArrayStores
 from legacy.orbax_documents import entry_kind
 from legacy.orbax_index import (
@@ -47,9 +47,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from pathlib import Path
 
+    from legacy.orbax_zarr import ArrayMetadata
+
 __all__ = ["OpenedTree", "read_tree"]
 
 _NO_ARRAY: Final = "none"
+_HOLLOW: Final = ("none", "empty", "unreadable")
 _CLASH: Final = (
     "shares its storage name {name!r} with {other}: one value overwrote the other when it was "
     "saved, and which one is left cannot be known"
@@ -136,15 +139,19 @@ def read_tree(folder: Path) -> OpenedTree:
 def _resolve(
     index: TreeIndex, metadata: TreeMetadata | None, stores: ArrayStores
 ) -> tuple[list[Leaf], list[FoundArray]]:
-    leaves, arrays, problems = list(index.ready), [], []
-    worst: type[LegacyError] = UnsupportedCheckpoint
+    """The leaves that are ready, and those whose arrays and strings are found now.
+
+    A leaf whose value cannot be had is listed as ``unreadable``, so that the others can be read.
+    """
+    leaves, arrays = list(index.ready), []
     strings = [w for w in index.wanted if w.value_type == STRING_TYPE]
     others = [w for w in index.wanted if w.value_type != STRING_TYPE]
     found = stores.find(dict.fromkeys(w.name for w in others))
     if metadata is None:  # no types: what is no array can be a string
         strings += [w for w in others if isinstance(found[w.name], UnsupportedCheckpoint)]
     texts = _strings(stores.root, strings) if strings else {}
-    build = _Builder(index, metadata, random_key_impls(stores.root))
+    build = _Builder(index, metadata, stores.root)
+    lost: list[Leaf] = []
     for want in index.wanted:
         value = texts.get(want.name, found.get(want.name))
         if isinstance(value, str):
@@ -155,17 +162,42 @@ def _resolve(
         elif want.name == _NO_ARRAY and want.value_type is None:
             leaves.append(Leaf(want.path, "none", notes=(*index.notes, NONE_NOTE)))
         else:
-            said = str(value) if value else f"the string {want.name} is in no {STRINGS}"
-            problems.append(f"leaf {format_path(want.path)}: {said.rstrip('.')}")
-            worst = DamagedCheckpoint if isinstance(value, DamagedCheckpoint) else worst
-    if problems:
-        count = f"{len(problems)} of {len(leaves) + len(problems)} leaves cannot be read"
-        raise_all(worst, f"{stores.root}: {count}", problems, stores.root)
-    _refuse_unnamed(stores, {want.name for want in index.wanted})
-    return leaves, arrays
+            lost.append(unreadable(want.path, value or _no_string(stores.root, want)))
+    if lost and not any(leaf.kind not in _HOLLOW for leaf in leaves):
+        _raise_lost(lost, leaves, stores.root)
+    _refuse_unnamed(stores, {want.name for want in index.wanted}, lost)
+    return [*leaves, *lost], arrays
 
 
-def _refuse_unnamed(stores: ArrayStores, named: set[str]) -> None:
+def _problems(lost: list[Leaf]) -> list[str]:
+    return [f"leaf {format_path(leaf.path)}: {(leaf.problem or '').rstrip('.')}" for leaf in lost]
+
+
+def _raise_lost(lost: list[Leaf], leaves: list[Leaf], root: Path) -> NoReturn:
+    """Raise what is wrong with a tree of which not one value can be read."""
+    problems = _problems(lost)
+    kinds = {_kind_of(leaf) for leaf in lost}
+    worst = DamagedCheckpoint if DamagedCheckpoint in kinds else UnsupportedCheckpoint
+    count = f"{len(lost)} of {len(leaves) + len(lost)} leaves cannot be read"
+    raise_all(kinds.pop() if len(kinds) == 1 else worst, f"{root}: {count}", problems, root)
+
+
+def _kind_of(leaf: Leaf) -> type[LegacyError]:
+    try:
+        leaf.read()
+    except LegacyError as error:
+        return type(error)
+    raise AssertionError(leaf)
+
+
+def _no_string(root: Path, want: Wanted) -> UnsupportedCheckpoint:
+    return UnsupportedCheckpoint(
+        f"{root}: the string {want.name} is in no {STRINGS}. Was the checkpoint copied completely?",
+        path=root,
+    )
+
+
+def _refuse_unnamed(stores: ArrayStores, named: set[str], lost: list[Leaf]) -> None:
     """Refuse arrays that lie in the folder and that no index names: they would be lost silently."""
     unnamed = [] if stores.main is None else sorted(stores.main.arrays.keys() - named)
     tops = {name.partition("/")[0] for name in named}
@@ -175,29 +207,43 @@ def _refuse_unnamed(stores: ArrayStores, named: set[str]) -> None:
         raise_all(
             DamagedCheckpoint,
             f"{stores.root}: {len(unnamed)} stored arrays are not named by the index",
-            unnamed,
+            [*unnamed, *_problems(lost)],
             stores.root,
         )
 
 
-def _strings(root: Path, wanted: Iterable[Wanted]) -> dict[str, str]:
+def _strings(root: Path, wanted: Iterable[Wanted]) -> dict[str, str | LegacyError]:
     """String values by storage name: at the root, or (0.3) in the folder of one of them."""
-    found = read_strings(root / STRINGS)
+    found: dict[str, str | LegacyError] = {}
+    broken = _read_strings(root / STRINGS, found)
     for want in wanted:
         if want.name not in found and not escapes(want.name):
-            found |= read_strings(root / want.name / STRINGS)
+            broken = _read_strings(root / want.name / STRINGS, found) or broken
+    if broken is not None:
+        found |= {w.name: broken for w in wanted if w.name not in found}
     return found
+
+
+def _read_strings(file: Path, into: dict[str, str | LegacyError]) -> LegacyError | None:
+    try:
+        into |= read_strings(file)
+    except LegacyError as error:
+        return error
+    return None
 
 
 class _Builder:
     """Makes leaves of what was found."""
 
-    def __init__(
-        self, index: TreeIndex, metadata: TreeMetadata | None, impls: Mapping[str, str] | None
-    ) -> None:
+    def __init__(self, index: TreeIndex, metadata: TreeMetadata | None, root: Path) -> None:
         self.metadata = metadata
         self.notes = index.notes
-        self.impls = impls
+        self.impls: Mapping[str, str] | None = None
+        self.no_impls: LegacyError | None = None
+        try:
+            self.impls = random_key_impls(root)
+        except LegacyError as error:
+            self.no_impls = error
         self.count = Counter(want.name for want in index.wanted)
         self.paths: dict[str, list[LeafPath]] = {}
         for want in index.wanted:
@@ -212,6 +258,9 @@ class _Builder:
 
     def array(self, want: Wanted, found: FoundArray) -> Leaf:
         facts = found.metadata
+        if self.no_impls is not None and _may_be_key(facts):
+            # a typed key or plain numbers: the broken document is the only one that knows
+            return unreadable(want.path, self.no_impls, shape=facts.shape, dtype=facts.dtype)
         complete = self.metadata is not None and self.metadata.stores_fill_value
         kind: Kind = "scalar" if want.value_type == SCALAR_TYPE and not facts.shape else "array"
         impl = (self.impls or {}).get(want.name)
@@ -239,8 +288,7 @@ class _Builder:
             and impl is None
             and self.metadata is not None
             and CUSTOM_METADATA in self.metadata.keys
-            and facts.dtype == np.uint32
-            and facts.shape[-1:] in ((2,), (4,))
+            and _may_be_key(facts)
         ):
             yield _PERHAPS_KEY
 
@@ -248,25 +296,17 @@ class _Builder:
         if self.count[want.name] == 1:
             return leaf
         others = [format_path(p) for p in self.paths[want.name] if p != want.path]
-        note = _CLASH.format(name=want.name, other=", ".join(others))
-        return replace(
-            leaf, reader=_Refusal(want.path, note), storage=None, notes=(*leaf.notes, note)
+        lost = UnsupportedCheckpoint(
+            f"leaf {format_path(want.path)} "
+            f"{_CLASH.format(name=want.name, other=', '.join(others))}. Ignore both leaves by a "
+            "rule, or save again with other keys.",
+            leaf=want.path,
         )
+        return unreadable(want.path, lost, notes=leaf.notes)
 
 
-@dataclass(frozen=True, slots=True)
-class _Refusal:
-    """A reader of a value that was lost when it was saved."""
-
-    path: LeafPath
-    why: str
-
-    def __call__(self, _: Index | None) -> Any:
-        raise UnsupportedCheckpoint(
-            f"leaf {format_path(self.path)} {self.why}. Ignore both leaves by a rule, or save "
-            "again with other keys.",
-            leaf=self.path,
-        )
+def _may_be_key(facts: ArrayMetadata) -> bool:
+    return facts.dtype == np.uint32 and facts.shape[-1:] in ((2,), (4,))
 
 
 # --- what tells the release

@@ -19,6 +19,7 @@ from legacy.leaves import Leaf, LeafPath, LeafTable, format_path, natural_key, p
 from legacy.opening import open as open_checkpoint
 from legacy.opening import require_step
 from legacy.typed_defaults import Defaults
+from legacy.typed_errors import SHOWN, how_many, misfit, refuse_unreadable
 from legacy.typed_leaves import describe, fit_leaf, is_leaf_target
 from legacy.typed_trees import (
     BOX_FIELD,
@@ -40,7 +41,6 @@ __all__ = ["restore"]
 
 Make: TypeAlias = Callable[[], Any]
 
-_SHOWN: Final = 30
 _HOLLOW: Final = ("none", "empty")
 
 
@@ -83,6 +83,7 @@ def restore(
 
     Raises:
         TargetMismatch: the target and the file differ; ``.problems`` has every difference.
+        DamagedCheckpoint: leaves that the target asks for are ``unreadable``; all are named.
         AmbiguousCheckpoint: the step holds several items and ``item`` was not given.
         LegacyError: the checkpoint cannot be opened or read (see :func:`legacy.open`).
 
@@ -104,8 +105,9 @@ def restore(
     leaves = [path for path, _ in leaves_of(target, ())]
     problems = [*work.problems, *work.defaults.unused(leaves)]
     if problems:
-        message = _message(checkpoint, problems, work.ignored)
+        message = misfit(checkpoint, problems, work.ignored)
         raise TargetMismatch(message, path=checkpoint.path, problems=problems)
+    refuse_unreadable(checkpoint, work.unreadable)
     return make()
 
 
@@ -128,26 +130,6 @@ def _table(checkpoint: Checkpoint, target: Any, item: str | None) -> LeafTable:
     return checkpoint.leaves
 
 
-def _message(checkpoint: Checkpoint, problems: list[str], ignored: list[LeafPath]) -> str:
-    lines = [f"  {problem}" for problem in problems[:_SHOWN]]
-    if len(problems) > _SHOWN:
-        lines.append(f"  and {len(problems) - _SHOWN} more (see .problems)")
-    if ignored:
-        shown = ", ".join(format_path(path) for path in ignored[:_SHOWN])
-        more = f", and {len(ignored) - _SHOWN} more" if len(ignored) > _SHOWN else ""
-        lines.append(f"  Only the file has: {shown}{more}.")
-    count = "1 place" if len(problems) == 1 else f"{len(problems)} places"
-    first = (
-        f"{checkpoint.path}: the target and the checkpoint ({checkpoint.format.name}) do not fit "
-        f"in {count}:"
-    )
-    last = (
-        "Change the target, restore a part of the file with at=, or name what may be missing with "
-        "defaults=[...]."
-    )
-    return "\n".join([first, *lines, last])
-
-
 @dataclasses.dataclass(slots=True)
 class _Fitting:
     """One restore: walks target and file side by side, and collects all that differs."""
@@ -160,6 +142,7 @@ class _Fitting:
     on_ignored: Callable[[LeafPath], None] | None
     problems: list[str] = dataclasses.field(default_factory=list)
     ignored: list[LeafPath] = dataclasses.field(default_factory=list)
+    unreadable: list[Leaf] = dataclasses.field(default_factory=list)
 
     def start(self, checkpoint: Checkpoint) -> Source:
         """The file's tree at ``at``."""
@@ -179,11 +162,20 @@ class _Fitting:
         """Fit one place; the returned function may be called when there is no problem."""
         if target is None:
             nodes = self.table.nodes
+            below = leaves_below(source, ()) if source is not None else ()
+            self.unreadable += [leaf for _, leaf in below if leaf.kind == "unreadable"]
             return lambda: raw(source, self.prefix + path, nodes)
         if source is None or (isinstance(source, Leaf) and source.kind in _HOLLOW):
             return self._missing(target, source, path)
         if isinstance(target, type):
             return self._problem(path, f"target is the class {target.__name__}, not an instance")
+        return self._present(target, source, path)
+
+    def _present(self, target: Any, source: Source, path: LeafPath) -> Make:
+        """Fit a place where both have something."""
+        if isinstance(source, Leaf) and source.kind == "unreadable":
+            self.unreadable.append(source)
+            return lambda: target
         children = children_of(target)
         if children is None:
             return self._leaf(target, source, path)
@@ -250,7 +242,7 @@ class _Fitting:
         if self.strict:
             near = difflib.get_close_matches(path[-1], close, n=1)
             hint = f" (the target has {near[0]!r} there)" if near else ""
-            self._problem(path, f"only the file has this, {_many(len(leaves))}{hint}")
+            self._problem(path, f"only the file has this, {how_many(len(leaves))}{hint}")
             return
         self.ignored.append(path)
         if self.on_ignored is not None:
@@ -264,7 +256,7 @@ class _Fitting:
         lost = [p for (p, _), keep in zip(wanted, kept, strict=True) if not keep]
         has = "nothing" if source is None else describe(source)
         if lost and len(lost) == len(wanted):
-            what = describe(target) if children_of(target) is None else _many(len(lost))
+            what = describe(target) if children_of(target) is None else how_many(len(lost))
             self._problem(path, f"target: {what}; file has {has} here")
         else:
             for p in lost:
@@ -288,16 +280,12 @@ def _has_data(source: Source) -> bool:
 
 def _names(source: Mapping[str, Any]) -> str:
     names = sorted(source, key=lambda n: natural_key((n,)))
-    more = f", … ({len(names)})" if len(names) > _SHOWN else ""
-    return ", ".join(repr(n) for n in names[:_SHOWN]) + more
+    more = f", … ({len(names)})" if len(names) > SHOWN else ""
+    return ", ".join(repr(n) for n in names[:SHOWN]) + more
 
 
 def _sample(children: Mapping[str, Any]) -> str:
     return f"with {_names(children)}" if children else ""
-
-
-def _many(count: int) -> str:
-    return "1 leaf" if count == 1 else f"{count} leaves"
 
 
 def _class_name(value: Any) -> str:

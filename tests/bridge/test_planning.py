@@ -25,6 +25,7 @@ import bridge
 import legacy
 from bridge import BridgeError, Target, TargetError
 from legacy import LeafTable
+from legacy.leaves import unreadable
 from legacy.orbax_tree import INDEX_LOST
 
 CNN = {"Conv_0/kernel": (3, 3, 1, 4), "Conv_0/bias": (4,), "Dense_0/kernel": (4, 2)}
@@ -469,3 +470,31 @@ def test_what_a_lost_index_hides_is_a_warning_of_the_plan():
     lost = replace(source, format=replace(source.format, evidence=(INDEX_LOST,)))
     assert make(lost).warnings == (INDEX_LOST,)
     assert make(source).warnings == ()
+
+
+def lost(path):
+    path = legacy.parse_path(path)
+    return unreadable(path, legacy.DamagedCheckpoint("ckpt/d/07: cut"))
+
+
+@pytest.mark.parametrize("model", [None, target({"a": (2,), "b": (2, 3)})])
+@pytest.mark.parametrize("where", ["params/b", "opt_state/0/mu/b", "key", "step"])
+def test_a_leaf_that_cannot_be_read_is_a_problem_with_its_reason(model, where):
+    leaves = [leaf("params/a", (2,)), leaf("params/b", (2, 3)), lost(where)]
+    table = {at.path: at for at in leaves}  # the lost leaf takes the place of a good one
+    plan = make(checkpoint(*table.values()), model=model)
+    found = next(p for p in plan.problems if p.kind == "loss")
+    assert found.sources == (legacy.parse_path(where),)
+    assert "cannot be read: ckpt/d/07: cut" in found.message
+    assert f'"{where}"' in found.rule or where.split("/")[-1] in found.rule
+
+
+def test_a_leaf_that_cannot_be_read_may_be_left_behind_by_a_rule_but_not_mapped():
+    source = checkpoint(leaf("params/a", (2,)), lost("params/b"))
+    model = target({"a": (2,), "b": (2, 3)})
+    rule = '[[ignore]]\nsource = "params/b"\n'
+    init = '[[init]]\nslot = "b"\nhow = "zeros"\n'
+    assert make(source, model=model, rules=bridge.Rules.from_toml(rule + init)).ok
+    mapped = '[[map]]\nsource = "params/b"\nslot = "b"\n'
+    plan = make(source, model=model, rules=bridge.Rules.from_toml(mapped))
+    assert [p.kind for p in plan.problems] == ["loss"]

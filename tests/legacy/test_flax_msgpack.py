@@ -338,6 +338,52 @@ def test_chunks_that_do_not_fit_are_refused(write, message):
 # --- _gda folders
 
 
+def read_all(file):
+    table, _ = open_msgpack(file)
+    return {path: leaf.read() for path, leaf in table.items()}
+
+
+def ext(code: int, *parts: object) -> msgpack.ExtType:
+    return msgpack.ExtType(code, msgpack.packb(parts, use_bin_type=True))
+
+
+@pytest.mark.parametrize(
+    ("value", "kind", "said"),
+    [
+        (ext(1, (3,), "float32", b"\0" * 8), DamagedCheckpoint, "cannot have 8 bytes"),
+        (ext(1, (1,), "quarternion", b"\0" * 8), UnsupportedCheckpoint, "dtype b'quarternion'"),
+        (ext(1, (1,), "float32"), DamagedCheckpoint, "stored as"),
+        (msgpack.ExtType(1, b""), DamagedCheckpoint, "leaf bad"),
+        (ext(2, 1.0), DamagedCheckpoint, "two parts"),
+        (msgpack.ExtType(9, b"abc"), UnsupportedCheckpoint, "extension type 9"),
+        (
+            {"__msgpack_chunked_array__": True, "shape": {"0": 1}, "chunks": {}},
+            DamagedCheckpoint,
+            "no sequence of one-dim",
+        ),
+    ],
+)
+def test_a_damaged_leaf_is_listed_and_does_not_stop_the_others(write, value, kind, said):
+    good = ext(1, (2,), "float32", np.float32([1, 2]).tobytes())
+    table, _ = open_msgpack(write({"a": good, "bad": value, "z": {"n": 3}}))
+
+    assert table["a",].read().tolist() == [1, 2]
+    assert table["z", "n"].read() == 3
+    bad = table["bad",]
+    assert (bad.kind, bad.shape, bad.dtype) == ("unreadable", (), None)
+    assert re.search(re.escape(said), bad.problem or "")
+    with pytest.raises(kind, match=re.escape(said)) as error:
+        bad.read()
+    assert error.value.leaf == ("bad",)
+
+
+def test_a_file_without_one_readable_leaf_is_refused(write):
+    file = write({"a": msgpack.ExtType(9, b"abc"), "b": msgpack.ExtType(1, b""), "c": None})
+    with pytest.raises(UnsupportedCheckpoint, match="2 leaves cannot be read") as error:
+        open_msgpack(file)
+    assert len(error.value.problems) == 2
+
+
 @pytest.fixture
 def gda(write):
     """A checkpoint with one array beside it, and its folder."""
@@ -419,10 +465,10 @@ def test_a_description_that_is_none_is_damage(gda, change, message):
     about = folder / ".zarray"
     about.write_text(json.dumps(json.loads(about.read_text()) | change))
     with pytest.raises(DamagedCheckpoint, match=f"no zarr array is described.*{message}"):
-        open_msgpack(file)
+        read_all(file)
     about.write_text("[" * 100_000)
     with pytest.raises(DamagedCheckpoint, match="no zarr array is described"):
-        open_msgpack(file)
+        read_all(file)
 
 
 @pytest.mark.parametrize("dtype", ["|O", "<V2", "<U3"])
@@ -431,7 +477,7 @@ def test_an_unknown_dtype_beside_the_file_is_refused(gda, dtype):
     about = folder / ".zarray"
     about.write_text(json.dumps(json.loads(about.read_text()) | {"dtype": dtype}))
     with pytest.raises(UnsupportedCheckpoint, match="is not known here"):
-        open_msgpack(file)
+        read_all(file)
 
 
 def test_only_placeholders_are_placeholders():

@@ -550,3 +550,23 @@ def test_no_array_is_read_when_there_is_a_problem(tmp_path, monkeypatch):
     monkeypatch.setattr(legacy.Leaf, "read", lambda *_: pytest.fail("an array was read"))
     with pytest.raises(legacy.TargetMismatch, match="b: target"):
         legacy.restore(file, {"a": np.zeros(2), "b": np.zeros(2)})
+
+
+def test_leaves_that_cannot_be_read_are_all_named_and_the_rest_is_there(tmp_path):
+    good = msgpack.packb([[2], "float32", np.float32([1, 2]).tobytes()], use_bin_type=True)
+    bad = msgpack.ExtType(1, good[:-1])
+    state = {"params": {"k": msgpack.ExtType(1, good), "b": bad}, "mu": {"k": bad}, "step": 7}
+    file = tmp_path / "checkpoint_7"
+    file.write_bytes(msgpack.packb(state, use_bin_type=True))
+    zeros = np.zeros(2, np.float32)
+    target = {"params": {"k": zeros, "b": zeros}, "mu": {"k": zeros}, "step": 0}
+
+    for wanted in (None, target):
+        with pytest.raises(legacy.DamagedCheckpoint, match="2 leaves cannot be read") as error:
+            legacy.restore(file, wanted)
+        assert {p.split(":")[0] for p in error.value.problems} == {"mu/k", "params/b"}
+    # a default is for what is missing; a damaged value is not missing
+    with pytest.raises(legacy.DamagedCheckpoint, match="mu/k"):
+        legacy.restore(file, target, defaults=True)
+    assert legacy.restore(file, zeros, at="params/k").tolist() == [1, 2]
+    assert legacy.restore(file, None, at="step") == 7

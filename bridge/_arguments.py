@@ -59,13 +59,16 @@ def make_parser(commands: Mapping[str, Command]) -> argparse.ArgumentParser:
     parser = _Parser(
         prog="linen2nnx",
         description="Turns Flax Linen checkpoints of every era into NNX checkpoints.",
-        epilog="Exit codes: 0 done; 1 a checkpoint failed or a problem was found; 2 wrong usage.",
+        epilog="Exit codes: 0 done; 1 a checkpoint failed, or a problem or a difference was found; "
+        "2 wrong usage, and of diff any other failure.",
     )
     parser.add_argument("--version", action=_Version, help="print the version and exit")
     parser.add_argument("--debug", action="store_true", help="show where an error was raised")
     subparsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for name, (text, fill) in _COMMANDS.items():
-        sub: _Parser = subparsers.add_parser(name, help=text, description=f"{text}.")
+        sub: _Parser = subparsers.add_parser(
+            name, help=text, description=f"{text}.", epilog=_EPILOGS.get(name)
+        )
         sub.set_defaults(run=commands[name], parser=sub, check=lambda _: None)
         fill(sub)
         sub.add_argument("--json", action="store_true", help="print one JSON document")
@@ -98,7 +101,8 @@ class _Version(argparse.Action):
 def _inspect(parser: _Parser) -> None:
     parser.add_argument("path", metavar="PATH", help="a checkpoint, a run, or a folder of runs")
     _step(parser)
-    parser.add_argument("--leaf", metavar="LEAF", help="statistics of one leaf, such as params/w")
+    parser.add_argument("--leaf", metavar="LEAF", help="read one leaf, such as params/Dense_0/bias,"
+                        " or all below a path, and show what is in it")  # fmt: skip
 
 
 def _plan(parser: _Parser) -> None:
@@ -149,10 +153,12 @@ def _verify(parser: _Parser) -> None:
 def _diff(parser: _Parser) -> None:
     parser.add_argument("a", metavar="A", help="a checkpoint of any format")
     parser.add_argument("b", metavar="B", help="another one")
-    parser.add_argument("--no-values", dest="values", action="store_false",
-                        help="compare structure only; no array is read")  # fmt: skip
-    parser.add_argument("--step-a", type=_number, metavar="N")
-    parser.add_argument("--step-b", type=_number, metavar="N")
+    parser.add_argument("--values", action=argparse.BooleanOptionalAction, default=True,
+                        help="compare values bit for bit (default); --no-values compares structure "
+                        "only and reads no array")  # fmt: skip
+    parser.add_argument("--full", action="store_true", help="list every difference")
+    parser.add_argument("--step-a", type=_number, metavar="N", help="of A; default: the last")
+    parser.add_argument("--step-b", type=_number, metavar="N", help="of B; default: the last")
 
 
 _COMMANDS: Mapping[str, tuple[str, Callable[[_Parser], None]]] = {
@@ -161,6 +167,13 @@ _COMMANDS: Mapping[str, tuple[str, Callable[[_Parser], None]]] = {
     "convert": ("Write StandardSave checkpoints and verify them", _convert),
     "verify": ("Read source and output again and compare them leaf by leaf", _verify),
     "diff": ("Compare two checkpoints of any format", _diff),
+}
+
+_EPILOGS: Mapping[str, str] = {
+    "inspect": "Exit codes: 0 all leaves can be read, as far as that is known without reading "
+    "them; 1 there is no checkpoint, or some of its leaves cannot be read; 2 wrong usage.",
+    "diff": "Exit codes: 0 the same; 1 different (a leaf that cannot be read is never the same); "
+    "2 wrong usage, or A or B cannot be opened.",
 }
 
 

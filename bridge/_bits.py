@@ -25,7 +25,7 @@ SHOWN = 60
 
 
 def blocks(leaf: Leaf, other: Leaf | None = None, limit: int = BLOCK) -> Iterator[Index | None]:
-    """Cut an array along its first axis into blocks of about ``limit`` bytes.
+    """Cut an array along its first long axis into blocks of about ``limit`` bytes.
 
     A block is never smaller than a stored chunk of either side, so that no chunk is decoded
     twice. The bytes of all blocks in order are the bytes of the array in C order.
@@ -34,17 +34,20 @@ def blocks(leaf: Leaf, other: Leaf | None = None, limit: int = BLOCK) -> Iterato
     >>> [b[0] for b in blocks(leaf, limit=16)]
     [slice(0, 2, None), slice(2, 4, None)]
     """
-    if not leaf.shape or leaf.nbytes <= limit or leaf.kind == "key":
+    # a key is read whole; axes of length 1 in front do not change the order of the bytes
+    axis = next((n for n, length in enumerate(leaf.shape) if length != 1), None)
+    if axis is None or leaf.nbytes <= limit or leaf.kind == "key":
         yield None
         return
-    length = leaf.shape[0]
+    length = leaf.shape[axis]
     rows = max(1, limit // max(1, leaf.nbytes // length))
     for side in (leaf, other):
         if side is not None and side.chunks:
-            rows = math.ceil(rows / side.chunks[0]) * side.chunks[0]
-    rest = tuple(slice(0, n) for n in leaf.shape[1:])
+            rows = math.ceil(rows / side.chunks[axis]) * side.chunks[axis]
+    front = (slice(0, 1),) * axis
+    rest = tuple(slice(0, n) for n in leaf.shape[axis + 1 :])
     for start in range(0, length, rows):
-        yield (slice(start, min(start + rows, length)), *rest)
+        yield (*front, slice(start, min(start + rows, length)), *rest)
 
 
 def host_bytes(array: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.uint8]]:
@@ -94,6 +97,8 @@ class Measure:
         max_abs: the largest difference among finite elements.
         max_ulp: the same in units of the last place; None unless both are one float dtype.
         nonfinite: differing elements where at least one side is NaN or infinite.
+        max_rel: the largest difference in relation to the larger of the two, among finite ones.
+        signs: differing elements that are zero on both sides, of unequal sign.
     """
 
     size: int = 0
@@ -101,6 +106,8 @@ class Measure:
     max_abs: float = 0.0
     max_ulp: int | None = None
     nonfinite: int = 0
+    max_rel: float = 0.0
+    signs: int = 0
 
     def __or__(self, other: Measure) -> Measure:
         """Both together, as blocks of one array."""
@@ -111,13 +118,19 @@ class Measure:
             max(self.max_abs, other.max_abs),
             max(ulps) if ulps else None,
             self.nonfinite + other.nonfinite,
+            max(self.max_rel, other.max_rel),
+            self.signs + other.signs,
         )
 
     def __str__(self) -> str:
-        text = f"{self.differing} of {self.size} differ, max abs {self.max_abs:.3g}"
+        text = f"{self.differing:,} of {self.size:,} differ"
+        if self.signs and self.signs == self.differing:
+            return f"{text}, 0.0 and -0.0"
+        text += f", max abs {self.max_abs:.3g}, max rel {self.max_rel:.3g}"
         if self.max_ulp is not None:
             text += f", max {self.max_ulp} ulp"
-        return text + (f", {self.nonfinite} NaN or infinite" if self.nonfinite else "")
+        text += f", {self.signs:,} times 0.0 and -0.0" if self.signs else ""
+        return text + (f", {self.nonfinite:,} NaN or infinite" if self.nonfinite else "")
 
     def to_json(self) -> Mapping[str, Any]:
         """Plain JSON values."""
@@ -127,6 +140,8 @@ class Measure:
             "max_abs": self.max_abs,
             "max_ulp": self.max_ulp,
             "nonfinite": self.nonfinite,
+            "max_rel": self.max_rel,
+            "signs": self.signs,
         }
 
 
@@ -134,7 +149,7 @@ def measure(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> Measure:
     """Compare two arrays of one shape.
 
     >>> str(measure(np.float32([1, 2]), np.float32([1, 2.5])))
-    '1 of 2 differ, max abs 0.5, max 2097152 ulp'
+    '1 of 2 differ, max abs 0.5, max rel 0.2, max 2097152 ulp'
     """
     size = math.prod(a.shape)
     if a.dtype == b.dtype and np.array_equal(host_bytes(a), host_bytes(b)):
@@ -146,18 +161,23 @@ def measure(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> Measure:
     # only what differs: the rest would cost three more copies of a large array
     left, right = flat_a[at], flat_b[at]
     if left.dtype == right.dtype and _integral(left.dtype):
-        return Measure(size, len(left), _integer_distance(left, right))
+        return Measure(size, len(left), *_integer_distance(left, right))
     wide = np.complex128 if "c" in (left.dtype.kind, right.dtype.kind) else np.float64
     wide_left, wide_right = left.astype(wide), right.astype(wide)
     finite = np.isfinite(wide_left) & np.isfinite(wide_right)
+    near, far = wide_left[finite], wide_right[finite]
     with np.errstate(over="ignore"):
-        gaps = np.abs(wide_left[finite] - wide_right[finite])
+        gaps = np.abs(near - far)
+    scale = np.maximum(np.abs(near), np.abs(far))
+    moved = gaps > 0
     return Measure(
         size,
         len(left),
         float(gaps.max(initial=0.0)),
         _ulps(left[finite], right[finite]),
         int((~finite).sum()),
+        float((gaps[moved] / scale[moved]).max(initial=0.0)),
+        int((scale == 0).sum()),
     )
 
 
@@ -194,12 +214,18 @@ def _integral(dtype: np.dtype[Any]) -> bool:
     return dtype.kind in "biu" or dtype.name.startswith(("int", "uint"))
 
 
-def _integer_distance(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> float:
+def _integer_distance(
+    a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]
+) -> tuple[float, None, int, float]:
+    """``max_abs``, ``max_ulp``, ``nonfinite`` and ``max_rel`` of integers that differ."""
     if a.dtype.kind == "V":
         a, b = a.astype(np.int64), b.astype(np.int64)
     # modulo 2**64 the difference of the larger and the smaller is exact for every integer dtype
     high, low = np.maximum(a, b).astype(np.uint64), np.minimum(a, b).astype(np.uint64)
-    return float((high - low).max(initial=0))
+    gaps = high - low
+    scale = np.maximum(np.abs(a.astype(np.float64)), np.abs(b.astype(np.float64)))
+    rel = gaps.astype(np.float64) / np.maximum(scale, 1.0)
+    return float(gaps.max(initial=0)), None, 0, float(rel.max(initial=0.0))
 
 
 def _ulps(a: np.ndarray[Any, Any], b: np.ndarray[Any, Any]) -> int | None:

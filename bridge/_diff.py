@@ -17,13 +17,18 @@ import numpy as np
 
 import legacy
 from bridge._bits import Measure, blocks, measure, same_value, show_value
+from bridge._leaf_words import describe
+from bridge._renames import pairs, subtrees
+from legacy.errors import LegacyError
 from legacy.leaves import ARRAY_KINDS, Leaf, LeafPath, LeafTable, natural_key
 
-__all__ = ["Diff", "LeafDifference", "diff"]
+__all__ = ["Diff", "LeafDifference", "Rename", "diff"]
 
-What: TypeAlias = Literal["shape", "dtype", "kind", "value"]
+What: TypeAlias = Literal["unreadable", "shape", "dtype", "kind", "value"]
+Name: TypeAlias = tuple[str, LeafPath]
+"""A JSON item, or an empty text for the tree, and a path in it."""
 
-_ORDER: Mapping[str, int] = {"shape": 0, "dtype": 1, "kind": 2, "value": 3}
+_ORDER: Mapping[str, int] = {"unreadable": 0, "shape": 1, "dtype": 2, "kind": 3, "value": 4}
 _NUMBERS = frozenset({"array", "scalar", "number", "bool", "key"})
 
 
@@ -34,10 +39,12 @@ class LeafDifference:
     Attributes:
         item: the JSON item it is in; empty for leaves of the tree.
         path: its path.
-        what: everything that differs: ``shape``, ``dtype``, ``kind``, ``value``.
+        what: everything that differs: ``shape``, ``dtype``, ``kind``, ``value``; or
+            ``unreadable``, when one of the two cannot be read: such leaves are never the same.
         a: the leaf in the first checkpoint, in words.
         b: the leaf in the second.
         measure: how far the values are apart, for numbers of one shape.
+        problems: why the leaf of the first and of the second cannot be read; None where it can.
     """
 
     item: str
@@ -46,6 +53,7 @@ class LeafDifference:
     a: str
     b: str
     measure: Measure | None = None
+    problems: tuple[str | None, str | None] = (None, None)
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -56,7 +64,29 @@ class LeafDifference:
             "a": self.a,
             "b": self.b,
             "measure": None if self.measure is None else dict(self.measure.to_json()),
+            "problems": list(self.problems),
         }
+
+
+@dataclass(frozen=True, slots=True)
+class Rename:
+    """A leaf of the first checkpoint that may be one of the second under another path.
+
+    Attributes:
+        item: the JSON item both are in; empty for leaves of the tree.
+        a: the path in the first checkpoint.
+        b: the path in the second.
+        same: whether the values are the same; None when they were not compared.
+    """
+
+    item: str
+    a: LeafPath
+    b: LeafPath
+    same: bool | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {"item": self.item, "a": list(self.a), "b": list(self.b), "same": self.same}
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,16 +102,23 @@ class Diff:
         equal: leaves that are the same in kind, shape, dtype and, if compared, bits.
         values: whether values were compared.
         seconds: how long it took.
+        renamed: guesses at which leaves of ``only_a`` are which of ``only_b``.
+        subtrees_a: for leaves of ``only_a`` the largest subtree around each that the second
+            checkpoint has not at all.
+        subtrees_b: likewise for ``only_b``.
     """
 
     a: str
     b: str
-    only_a: tuple[tuple[str, LeafPath], ...] = ()
-    only_b: tuple[tuple[str, LeafPath], ...] = ()
+    only_a: tuple[Name, ...] = ()
+    only_b: tuple[Name, ...] = ()
     changed: tuple[LeafDifference, ...] = ()
     equal: int = 0
     values: bool = True
     seconds: float = field(default=0.0, compare=False)
+    renamed: tuple[Rename, ...] = ()
+    subtrees_a: Mapping[Name, LeafPath] = field(default_factory=dict, repr=False, compare=False)
+    subtrees_b: Mapping[Name, LeafPath] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def same(self) -> bool:
@@ -98,12 +135,13 @@ class Diff:
             "equal": self.equal,
             "only_a": [{"item": item, "path": list(path)} for item, path in self.only_a],
             "only_b": [{"item": item, "path": list(path)} for item, path in self.only_b],
+            "renamed": [r.to_json() for r in self.renamed],
             "changed": [c.to_json() for c in self.changed],
             "seconds": round(self.seconds, 3),
         }
 
     def __str__(self) -> str:
-        from bridge.report import diff_text  # noqa: PLC0415 - the report needs Diff
+        from bridge.report_diff import diff_text  # noqa: PLC0415 - the report needs Diff
 
         return diff_text(self)
 
@@ -121,8 +159,8 @@ def diff(
     Args:
         a: a checkpoint or a run (then its last step).
         b: the other.
-        values: also compare values, bit for bit; NaNs of one bit pattern are equal. Without it
-            no array is read.
+        values: also compare values, bit for bit: NaNs of one bit pattern are equal, ``0.0`` and
+            ``-0.0`` are not. Without it no array is read.
         step_a: the step of ``a``.
         step_b: the step of ``b``.
 
@@ -130,7 +168,7 @@ def diff(
         The differences; ``.same`` when there are none.
 
     Raises:
-        LegacyError: one of the two cannot be opened or read.
+        LegacyError: one of the two cannot be opened. A leaf that cannot be read is a difference.
 
     >>> import tempfile
     >>> from pathlib import Path
@@ -144,20 +182,25 @@ def diff(
     started = time.perf_counter()
     first, second = _opened(a, step_a), _opened(b, step_b)
     left, right = dict(_named(first)), dict(_named(second))
-    changed = []
     common = [name for name in left if name in right]
-    for name in common:
-        found = _compare(*name, left[name], right[name], values=values)
-        if found is not None:
-            changed.append(found)
+    found = [_compare(*name, left[name], right[name], values=values) for name in common]
+    changed = [change for change in found if change is not None]
+    only_a = {name: left[name] for name in left if name not in right}
+    only_b = {name: right[name] for name in right if name not in left}
     return Diff(
         a=_in_words(first),
         b=_in_words(second),
-        only_a=tuple(name for name in left if name not in right),
-        only_b=tuple(name for name in right if name not in left),
+        only_a=tuple(only_a),
+        only_b=tuple(only_b),
         changed=tuple(sorted(changed, key=_importance)),
         equal=len(common) - len(changed),
         values=values,
+        renamed=tuple(
+            Rename(x[0], x[1], y[1], _same(left[x], right[y]) if values else None)
+            for x, y in pairs(only_a, only_b)
+        ),
+        subtrees_a=subtrees(only_a, right),
+        subtrees_b=subtrees(only_b, left),
         seconds=time.perf_counter() - started,
     )
 
@@ -185,22 +228,59 @@ def _compare(item: str, path: LeafPath, a: Leaf, b: Leaf, *, values: bool) -> Le
     what: list[What] = []
     if a.shape != b.shape:
         what.append("shape")
-    if a.dtype != b.dtype and a.dtype is not None and b.dtype is not None:
+    if a.dtype is not None and b.dtype is not None and a.dtype != b.dtype:
         what.append("dtype")
     if (a.kind, a.container, a.key_impl) != (b.kind, b.container, b.key_impl):
         what.append("kind")
-    apart = None
-    words = describe(a), describe(b)
-    if values and a.kind in _NUMBERS and b.kind in _NUMBERS and a.shape == b.shape:
-        apart = _measure(a, b)
-        if apart.differing:
-            what.append("value")
-            if not a.shape:
-                words = _with_value(a), _with_value(b)
-    elif values and a.shape == b.shape and not same_value(a.read(), b.read()):
+    problems = _problem(a), _problem(b)
+    apart, words = None, None
+    if values and a.shape == b.shape and problems == (None, None):
+        try:
+            apart = _apart(a, b)
+            words = None if apart is None or a.shape else (_with_value(a), _with_value(b))
+        except LegacyError:  # one of the two, or both: ask each alone
+            problems = _reading(a), _reading(b)
+    if problems != (None, None):
+        what, apart, words = ["unreadable"], None, None
+    elif apart is not None and apart.differing:
         what.append("value")
-        words = _with_value(a), _with_value(b)
-    return LeafDifference(item, path, tuple(what), *words, apart) if what else None
+    if not what:
+        return None
+    if words is None or "value" not in what:
+        words = describe(a), describe(b)
+    return LeafDifference(item, path, tuple(what), *words, _numeric(a, b, apart), problems)
+
+
+def _problem(leaf: Leaf) -> str | None:
+    return (leaf.problem or "no reason is given") if leaf.kind == "unreadable" else None
+
+
+def _reading(leaf: Leaf) -> str | None:
+    try:
+        for block in blocks(leaf) if leaf.kind in ARRAY_KINDS else [None]:
+            leaf.read(block)
+    except LegacyError as error:
+        return str(error)
+    return None
+
+
+def _apart(a: Leaf, b: Leaf) -> Measure | None:
+    """How far two values of one shape are apart; None when they are the same."""
+    if a.kind in _NUMBERS and b.kind in _NUMBERS:
+        found = _measure(a, b)
+        return found if found.differing else None
+    return None if same_value(a.read(), b.read()) else Measure(1, 1)
+
+
+def _numeric(a: Leaf, b: Leaf, apart: Measure | None) -> Measure | None:
+    return apart if a.kind in _NUMBERS and b.kind in _NUMBERS else None
+
+
+def _same(a: Leaf, b: Leaf) -> bool | None:
+    try:
+        return _apart(a, b) is None
+    except LegacyError:
+        return None
 
 
 def _measure(a: Leaf, b: Leaf) -> Measure:
@@ -210,23 +290,6 @@ def _measure(a: Leaf, b: Leaf) -> Measure:
     for block in blocks(a, b):
         apart |= measure(np.asarray(a.read(block)), np.asarray(b.read(block)))
     return apart
-
-
-def describe(leaf: Leaf) -> str:
-    """Kind, dtype and shape of a leaf in words.
-
-    >>> describe(Leaf(("a",), "array", (2, 3), np.dtype("float32"), 24))
-    'float32 (2, 3)'
-    >>> describe(Leaf(("a",), "empty", container="tuple"))
-    'empty tuple'
-    """
-    if leaf.kind == "array":
-        return f"{leaf.dtype} {leaf.shape}"
-    if leaf.kind == "key":
-        return f"{leaf.key_impl or 'PRNG'} key {leaf.shape}"
-    if leaf.kind == "empty":
-        return f"empty {leaf.container or 'container'}"
-    return f"{leaf.dtype} scalar" if leaf.kind == "scalar" else leaf.kind
 
 
 def _with_value(leaf: Leaf) -> str:

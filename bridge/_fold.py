@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 import re
 from collections import defaultdict
 from collections.abc import Hashable, Sequence
@@ -20,6 +22,7 @@ MIN_FOLD = 3
 # whole numbers without leading zeros; "layer_007" keeps its name
 _NUMBER = re.compile(r"(?<!\d)(?:0|[1-9]\d{0,8})(?!\d)")
 _MARK = 0xE000  # private use: stands for a number while a path is formatted
+_ALL_STEPS = 6  # up to so many numbers in a path every way to count on is tried
 
 Numbers: TypeAlias = tuple[int, ...]
 
@@ -92,7 +95,9 @@ def _chains(members: dict[Numbers, int]) -> list[tuple[list[int], Numbers]]:
         if start not in left:
             continue
         best: tuple[list[Numbers], Numbers] = ([start], ())
-        for step in {_step(start, other) for other in left} - {()}:
+        for step in _steps(len(start)):
+            if _add(start, step) not in left:
+                continue
             chain = [start]
             while (following := _add(chain[-1], step)) in left:
                 chain.append(following)
@@ -102,9 +107,13 @@ def _chains(members: dict[Numbers, int]) -> list[tuple[list[int], Numbers]]:
     return chains
 
 
-def _step(start: Numbers, other: Numbers) -> Numbers:
-    step = tuple(b - a for a, b in zip(start, other, strict=True))
-    return step if any(step) and all(n in (0, 1) for n in step) else ()
+@functools.cache
+def _steps(numbers: int) -> tuple[Numbers, ...]:
+    """Every way to add 1 to some of the numbers; in long paths to one of them, or to all."""
+    if numbers <= _ALL_STEPS:
+        return tuple(s for s in itertools.product((0, 1), repeat=numbers) if any(s))
+    single = [tuple(int(n == at) for n in range(numbers)) for at in range(numbers)]
+    return (*single, (1,) * numbers)
 
 
 def _add(numbers: Numbers, step: Numbers) -> Numbers:

@@ -3,8 +3,9 @@
 Starts without numpy and without JAX; each command imports what it needs. Standard output carries
 the result and nothing else, so that it can be piped; everything else goes to standard error.
 
-Exit codes: 0 done; 1 a checkpoint failed, a plan has problems, or a difference was found; 2 wrong
-usage; 130 interrupted.
+Exit codes: 0 done; 1 a checkpoint failed or has leaves that cannot be read, a plan has problems,
+or a difference was found; 2 wrong usage, or (``diff``) there was no way to compare; 130
+interrupted.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from bridge._arguments import make_parser
 
 __all__ = ["main"]
 
-DONE, FAILED, INTERRUPTED = 0, 1, 130
+DONE, FAILED, NOT_COMPARED, INTERRUPTED = 0, 1, 2, 130
 _MIN_WIDTH = 40
 
 
@@ -38,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Raises:
         SystemExit: after ``--help`` and ``--version`` (0) and after wrong usage (2).
 
-    >>> main(["diff", "/no/such/checkpoint", "/no/such/other"])
+    >>> main(["inspect", "/no/such/checkpoint"])
     1
     """
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.encoding.lower() != "utf-8":
@@ -52,31 +53,49 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.debug or not _expected(error):
             raise
         if getattr(args, "json", False):
-            kind = type(error).__name__
-            _show(args, "", {"error": {"kind": kind, "message": str(error)}})
-        return _fail(f"error: {error}")
+            told = {"error": {"kind": type(error).__name__, "message": str(error)}}
+            _show(args, str, lambda: told)
+        return _fail(f"error: {error}", NOT_COMPARED if args.run is _diff else FAILED)
     with _pipe():
         sys.stdout.flush()
     return code
 
 
 def _inspect(args: argparse.Namespace) -> int:
-    from bridge import report  # noqa: PLC0415
+    from bridge import report_inspect as report  # noqa: PLC0415
+
+    with _no_collections():
+        runs, checkpoint = _look(args.path, args.step)
+        listed = {"runs": [report.run_json(run) for run in runs], "checkpoint": None}
+        if checkpoint is None:
+            if args.leaf is not None:
+                _refuse_leaf(args, runs)
+            return _show(args, lambda: report.runs_text(runs, _width()), lambda: listed)
+        if args.leaf is not None:
+            return _leaves(args, checkpoint)
+        return _whole(args, listed, runs, checkpoint)
+
+
+def _whole(args: argparse.Namespace, listed: Any, runs: tuple[Any, ...], checkpoint: Any) -> int:
+    from dataclasses import replace  # noqa: PLC0415
+
+    from bridge import report_inspect as report  # noqa: PLC0415
     from bridge.roles import find_roles  # noqa: PLC0415
 
-    runs, checkpoint = _look(args.path, args.step)
-    data: dict[str, Any] = {"runs": [report.run_json(run) for run in runs], "checkpoint": None}
-    if checkpoint is None:
-        text = report.runs_text(runs, _width())
-    elif args.leaf is not None:
-        text, data = _leaf(checkpoint, args.leaf)
-    else:
-        roles = find_roles(checkpoint.leaves)
-        data["checkpoint"] = report.checkpoint_json(checkpoint, roles)
-        text = report.checkpoint_text(checkpoint, roles, _width())
-        if runs:
-            text = f"{report.run_text(runs[0], _width())}\n\n{text}"
-    return _show(args, text, data)
+    roles = find_roles(checkpoint.leaves)
+
+    def text() -> str:
+        if not runs or (runs[0].kind == "single" and not runs[0].skipped):
+            return report.checkpoint_text(checkpoint, roles, _width())
+        alone = replace(checkpoint, skipped=())  # the run above it has told them
+        said = report.checkpoint_text(alone, roles, _width())
+        return f"{report.run_text(runs[0], _width())}\n\n{said}"
+
+    _show(args, text, lambda: {**listed, "checkpoint": report.checkpoint_json(checkpoint, roles)})
+    lost = report.unreadable_count(checkpoint)
+    if lost:
+        return _fail(f"{lost:,} {'leaf' if lost == 1 else 'leaves'} cannot be read")
+    return DONE
 
 
 def _look(path: str, step: float | None) -> tuple[tuple[Any, ...], Any]:
@@ -99,13 +118,28 @@ def _look(path: str, step: float | None) -> tuple[tuple[Any, ...], Any]:
     return (legacy.steps_of(path),), checkpoint
 
 
-def _leaf(checkpoint: Any, text: str) -> tuple[str, dict[str, Any]]:
-    from bridge import report  # noqa: PLC0415
-    from bridge._stats import find_leaf, statistics  # noqa: PLC0415
+def _leaves(args: argparse.Namespace, checkpoint: Any) -> int:
+    from bridge import report_leaf as report  # noqa: PLC0415
+    from bridge._stats import find_leaves, look  # noqa: PLC0415
+    from legacy import parse_path  # noqa: PLC0415
 
-    leaf = find_leaf(checkpoint, text)
-    found = statistics(leaf)
-    return report.leaf_text(leaf, found, _width()), report.leaf_json(leaf, found)
+    seen = [look(path, leaf) for path, leaf in find_leaves(checkpoint, args.leaf).items()]
+    if len(seen) == 1 and (seen[0].path == () or parse_path(args.leaf) != ()):
+        _show(args, lambda: report.look_text(seen[0], _width()), lambda: report.look_json(seen[0]))
+    else:
+        data = {"path": args.leaf, "leaves": report.looks_json(seen)}
+        _show(args, lambda: report.looks_text(seen, _width()), lambda: data)
+    return FAILED if any(one.problem is not None for one in seen) else DONE
+
+
+def _refuse_leaf(args: argparse.Namespace, runs: tuple[Any, ...]) -> None:
+    from bridge.errors import BridgeError  # noqa: PLC0415
+
+    first = next(run for run in runs if run.steps)
+    raise BridgeError(
+        f"{args.path} holds {len(runs)} runs and checkpoints; --leaf needs the path of one, such "
+        f"as {first.path}."
+    )
 
 
 def _plan(args: argparse.Namespace) -> int:
@@ -130,7 +164,7 @@ def _plan(args: argparse.Namespace) -> int:
         _note(f"plan written to {args.output}")
     elif args.output:
         _note(f"the plan has problems, so {args.output} was not written")
-    _show(args, report.plan_text(made, _width()), report.plan_json(made))
+    _show(args, lambda: report.plan_text(made, _width()), lambda: report.plan_json(made))
     return DONE if made.ok else FAILED
 
 
@@ -157,7 +191,9 @@ def _convert(args: argparse.Namespace) -> int:
         _note(f"interrupted: {finished}; complete steps stay, what was begun has been removed")
         return INTERRUPTED
     _show(
-        args, report.outcomes_text(outcomes, dry_run=args.dry_run), [o.to_json() for o in outcomes]
+        args,
+        lambda: report.outcomes_text(outcomes, dry_run=args.dry_run),
+        lambda: [o.to_json() for o in outcomes],
     )
     return FAILED if any(outcome.error for outcome in outcomes) else DONE
 
@@ -198,15 +234,17 @@ def _verify(args: argparse.Namespace) -> int:
     verdict = verify(
         args.src, args.dst, plan=_load_plan(args.plan), step=args.step, level=args.level
     )
-    _show(args, report.verdict_text(verdict, _width()), verdict.to_json())
+    _show(args, lambda: report.verdict_text(verdict, _width()), verdict.to_json)
     return DONE if verdict.ok else FAILED
 
 
 def _diff(args: argparse.Namespace) -> int:
-    from bridge import diff, report  # noqa: PLC0415
+    from bridge import diff  # noqa: PLC0415
+    from bridge.report_diff import diff_text  # noqa: PLC0415
 
-    found = diff(args.a, args.b, values=args.values, step_a=args.step_a, step_b=args.step_b)
-    _show(args, report.diff_text(found, _width()), found.to_json())
+    with _no_collections():
+        found = diff(args.a, args.b, values=args.values, step_a=args.step_a, step_b=args.step_b)
+        _show(args, lambda: diff_text(found, _width(), full=args.full), found.to_json)
     return DONE if found.same else FAILED
 
 
@@ -269,19 +307,36 @@ def _note(message: str) -> None:
         sys.stderr.write(f"linen2nnx: {message}\n")
 
 
-def _show(args: argparse.Namespace, text: str, data: Any) -> int:
+def _show(args: argparse.Namespace, text: Callable[[], str], data: Callable[[], Any]) -> int:
     """Print the result in the form that was asked for."""
     if args.json:
-        import json  # noqa: PLC0415
+        from bridge._json import dumps  # noqa: PLC0415
 
-        text = json.dumps(data, indent=1, default=str)
-    _print(text)
+        _print(dumps(data()))
+    else:
+        _print(text())
     return DONE
 
 
+@contextlib.contextmanager
+def _no_collections() -> Iterator[None]:
+    """Leave the garbage alone: a command that ends soon makes none, and many leaves to look at."""
+    import gc  # noqa: PLC0415
+
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
 def _print(text: str) -> None:
+    from bridge._text import printable  # noqa: PLC0415
+
     with _pipe():
-        sys.stdout.write(f"{text}\n")
+        sys.stdout.write(f"{printable(text)}\n")
 
 
 @contextlib.contextmanager

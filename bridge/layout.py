@@ -32,7 +32,7 @@ from legacy.orbax_metadata import ARRAY_METADATAS, CUSTOM_METADATA, SHARDING, TR
 from legacy.orbax_metadata import STEP_METADATA as CHECKPOINT_METADATA
 from legacy.orbax_stores import MANIFEST
 from legacy.orbax_zarr import ZARR2_METADATA as ZARRAY
-from legacy.survey import COMMIT_SUCCESS
+from legacy.unfinished import COMMIT_SUCCESS
 
 __all__ = [
     "ARRAY_METADATAS",

@@ -28,7 +28,7 @@ from bridge.target import Target
 from bridge.work import Work
 from legacy import Checkpoint, format_path
 from legacy import open as open_checkpoint
-from legacy.orbax_tree import INDEX_LOST
+from legacy.orbax_tree import INDEX_LOST, NOT_COMMITTED
 
 __all__ = ["plan"]
 
@@ -105,7 +105,7 @@ def plan(
         source=str(checkpoint.format),
         warnings=(
             *(() if linen is None and sample_input is None else (_NOT_RUN,)),
-            *(e for e in checkpoint.format.evidence if e.startswith(INDEX_LOST)),
+            *(e for e in checkpoint.format.evidence if e.startswith((INDEX_LOST, NOT_COMMITTED))),
         ),
     )
 

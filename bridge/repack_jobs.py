@@ -205,6 +205,8 @@ def _as_move(leaf: Leaf, place: Place, jobs: Jobs) -> Move | None:
     storage = leaf.storage
     if not isinstance(storage, StoredArray) or storage.driver != "zarr":
         return None
+    if storage.metadata_key is not None:
+        return None  # its description has another name than the one that would be written
     if leaf.shape != place.slot.shape or leaf.dtype != slot_dtype(place.slot):
         return None  # computing it names the difference
     if storage.ocdbt:

@@ -11,27 +11,20 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from bridge._diff import Diff, LeafDifference, describe
 from bridge._fold import Family, fold, fold_paths
 from bridge._mirror import Mirror, mirrors
 from bridge._plan import Plan, Problem, Step
 from bridge._text import WIDTH, count, size, table, wrap, wrap_path
 from bridge._verdict import RUNGS, Verdict
-from bridge.report_tree import (
-    checkpoint_json,
-    checkpoint_text,
-    run_json,
-    run_text,
-    runs_text,
-    tree_lines,
-)
-from bridge.report_tree import leaf_json as structure_json
+from bridge.report_diff import diff_json, diff_text
+from bridge.report_inspect import checkpoint_json, checkpoint_text, run_json, run_text, runs_text
+from bridge.report_leaf import leaf_json, leaf_text
+from bridge.report_tree import tree_lines
 from bridge.target import SlotRef
-from legacy import Leaf, LeafPath, format_path
+from legacy import LeafPath, format_path
 
 if TYPE_CHECKING:
     from bridge._batch import Outcome
-    from bridge._stats import Statistics
 
 __all__ = [
     "checkpoint_json",
@@ -225,80 +218,6 @@ def verdict_text(verdict: Verdict, width: int | None = None) -> str:
 def verdict_json(verdict: Verdict) -> dict[str, Any]:
     """A verdict as plain JSON values."""
     return verdict.to_json()
-
-
-def diff_text(diff: Diff, width: int | None = None) -> str:
-    """The differences of two checkpoints, most important first."""
-    width = width or WIDTH
-    lines = [*wrap_path(diff.a, width, "a  ", "   "), *wrap_path(diff.b, width, "b  ", "   ")]
-    how = "equal bit for bit" if diff.values else "equal in structure (values not compared)"
-    said = f"{count(diff.equal, 'leaf', 'leaves')} {how}"
-    if diff.same:
-        return "\n".join([*lines, f"same: {said}"])
-    lines += wrap(
-        f"different: {count(len(diff.changed), 'leaf', 'leaves')} differ, {len(diff.only_a)} only "
-        f"in a, {len(diff.only_b)} only in b; {said}",
-        width,
-    )
-    for name, only in (("a", diff.only_a), ("b", diff.only_b)):
-        if only:
-            lines += ["", f"only in {name}"]
-            for item in dict.fromkeys(item for item, _ in only):
-                for text in fold_paths([path for i, path in only if i == item]):
-                    lines += wrap_path(_in_item(item, text), width, "  ", "      ")
-    if diff.changed:
-        lines += ["", "different: a | b"]
-    for change in diff.changed:
-        lines += _change_lines(change, width)
-    return "\n".join(lines)
-
-
-def _change_lines(change: LeafDifference, width: int) -> Iterator[str]:
-    yield from wrap_path(_in_item(change.item, format_path(change.path)), width, "  ", "      ")
-    said = f"{', '.join(change.what)}: {change.a}"
-    if change.b != change.a:
-        said += f" | {change.b}"
-    if change.measure is not None and change.measure.differing and change.measure.size > 1:
-        said += f"; {change.measure}"
-    yield from wrap(said, width, "      ", "      ")
-
-
-def _in_item(item: str, path: str) -> str:
-    return f"{item}:{path}" if item else path
-
-
-def diff_json(diff: Diff) -> dict[str, Any]:
-    """The differences as plain JSON values."""
-    return diff.to_json()
-
-
-def leaf_text(leaf: Leaf, found: Statistics | str, width: int | None = None) -> str:
-    """One leaf with statistics of its values, or its value."""
-    width = width or WIDTH
-    lines = wrap_path(format_path(leaf.path), width, "", "    ")
-    lines.append(f"  {describe(leaf)}, {size(leaf.nbytes)}")
-    if isinstance(found, str):
-        return "\n".join([*lines, *wrap(f"value {found}", width, "  ", "    ")])
-    lines.append(
-        f"  {count(found.size, 'element')}, {found.size - found.finite} NaN or infinite, "
-        f"{found.zeros} zero"
-    )
-    if found.mean is not None:
-        lines.append(
-            f"  min {found.minimum:.6g}, max {found.maximum:.6g}, mean {found.mean:.6g}, "
-            f"std {found.std:.6g}"
-        )
-    more = ", …" if found.size > len(found.first) else ""
-    lines += wrap(f"first {', '.join(found.first)}{more}", width, "  ", "    ")
-    for note in leaf.notes:
-        lines += wrap(f"note: {note}", width, "  ", "    ")
-    return "\n".join(lines)
-
-
-def leaf_json(leaf: Leaf, found: Statistics | str) -> dict[str, Any]:
-    """The same as plain JSON values."""
-    key = "value" if isinstance(found, str) else "statistics"
-    return {**structure_json(leaf), key: found if isinstance(found, str) else dict(found.to_json())}
 
 
 def outcome_text(outcome: Outcome, width: int | None = None, *, dry_run: bool = False) -> str:

@@ -24,8 +24,8 @@ class Format:
 
     Attributes:
         name: ``flax-msgpack``, ``orbax`` or ``orbax-v1``.
-        layout: how arrays lie on disk: ``msgpack``, ``msgpack+gda``, ``ocdbt``, ``zarr``,
-            ``zarr3``, ``aggregate``, or several joined by ``+``.
+        layout: how arrays lie on disk: ``msgpack``, ``msgpack+gda``, ``msgpack+shards``, ``ocdbt``,
+            ``zarr``, ``zarr3``, ``aggregate``, or several joined by ``+``.
         era: the releases that write this, in words, as far as it can be told.
         evidence: the facts on disk that say so.
     """

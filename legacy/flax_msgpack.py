@@ -22,11 +22,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from legacy.checkpoint import Format
-from legacy.errors import LegacyError, NotACheckpoint, UnsupportedCheckpoint
+from legacy.errors import DamagedCheckpoint, LegacyError, NotACheckpoint, UnsupportedCheckpoint
 from legacy.flax_gda import SideFolder, is_gda_placeholder
 from legacy.leaves import Leaf, LeafPath, LeafTable, Node, format_path, unreadable
 from legacy.msgpack_index import ArrayAt, TupleAt, UnreadableAt, map_file, scan
-from legacy.msgpack_leaves import Place, chunked_leaf, is_chunked, plain_leaf
+from legacy.msgpack_leaves import Place, chunked_leaf, debris, is_chunked, plain_leaf
 
 __all__ = ["index_msgpack", "open_msgpack"]
 
@@ -159,6 +159,11 @@ def _children(
     path: LeafPath, value: dict[str, Any] | list[Any], found: _Found, place: Place, *, flax: bool
 ) -> _Children:
     """The children of a container; none of one that turns out to be a leaf."""
+    if (was := debris(value)) is not None:
+        said = f"{place.file}: leaf {format_path(path)}: {was}. Take another step or a backup."
+        damage = DamagedCheckpoint(said, path=place.file, leaf=path)
+        found.leaves.append(unreadable(path, damage))
+        return []
     if isinstance(value, list):
         kind, fact = ("tuple", _TUPLES) if isinstance(value, TupleAt) else ("list", _LISTS)
         found.facts.setdefault(fact, path)

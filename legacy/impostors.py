@@ -12,12 +12,20 @@ import struct
 from pathlib import Path
 from typing import Final
 
+from legacy.strangers import NOT_FLAX, TENSORFLOW, WHOLE, orbax_part, tensorflow_file
+
 __all__ = ["HEAD_BYTES", "looks_like_msgpack", "name_impostor", "read_head"]
 
 HEAD_BYTES: Final = 1024
 """How many first bytes the functions of this module want to see."""
 
-_PICKLES: Final = tuple(bytes([0x80, protocol]) for protocol in range(2, 6))
+_PICKLES: Final = (
+    *(bytes([0x80, protocol]) for protocol in range(2, 6)),
+    *(b"}q\x00", b"]q\x00"),  # protocol 1
+    *(b"(dp", b"(lp", b"ccopy_reg\n", b"c__builtin__\n", b"cnumpy"),  # protocol 0
+)
+_TORCH_MAGIC: Final = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19"
+"""The number that torch.save pickled first until it wrote zips (1.6)."""
 _FIXMAP: Final = range(0x80, 0x90)
 _MAPS: Final = {0xDE: 3, 0xDF: 5}
 """Msgpack's longer maps, and where their first key begins."""
@@ -34,7 +42,7 @@ _ZIP_NAME_AT: Final = 30
 _TAR_MAGIC: Final = slice(257, 262)
 _TEXT_CONTROLS: Final = frozenset("\t\n\r\f\v\x1b")
 
-_UNPACK = "Unpack it and give the path of what was inside"
+_UNPACK: Final = "Unpack it and give the path of what was inside"
 _MAGIC: Final = (
     (b"\x1f\x8b", "a gzip archive", f"{_UNPACK}."),
     (b"\x28\xb5\x2f\xfd", "a zstd archive", f"{_UNPACK}."),
@@ -51,7 +59,14 @@ _MAGIC: Final = (
         "an HDF5 file (Keras, or h5py)",
         "Load it with h5py or Keras; it was not written by Flax.",
     ),
-    (b"GGUF", "a GGUF file (llama.cpp)", "It was not written by Flax."),
+    (b"GGUF", "a GGUF file (llama.cpp)", NOT_FLAX),
+    (b"PAR1", "a Parquet file (a table)", NOT_FLAX),
+    (b"ARROW1", "an Arrow file (a table)", NOT_FLAX),
+    (b"SQLite format 3\x00", "an SQLite database", NOT_FLAX),
+    (b"\x7fELF", "a program or a library", "Give the path of the checkpoint."),
+    (b"\xff\xd8\xff", "a JPEG image", "Give the path of the checkpoint."),
+    (b"\x04\x22\x4d\x18", "an lz4 archive", f"{_UNPACK}."),
+    (b"Rar!\x1a\x07", "a rar archive", f"{_UNPACK}."),
     (b"\x89PNG\r\n", "a PNG image", "Give the path of the checkpoint."),
     (b"%PDF-", "a PDF document", "Give the path of the checkpoint."),
 )
@@ -69,8 +84,13 @@ def read_head(file: Path) -> bytes:
     Raises:
         OSError: the file cannot be read.
     """
-    with file.open("rb") as stream:
+    # a pipe would wait for a writer
+    with open(file, "rb", opener=_at_once) as stream:
         return stream.read(HEAD_BYTES)
+
+
+def _at_once(file: str, flags: int) -> int:
+    return os.open(file, flags | os.O_NONBLOCK)
 
 
 def name_impostor(head: bytes, path: str | os.PathLike[str]) -> str | None:
@@ -78,7 +98,8 @@ def name_impostor(head: bytes, path: str | os.PathLike[str]) -> str | None:
 
     Args:
         head: its first :data:`HEAD_BYTES` bytes, or all of them.
-        path: the file; only its size is asked for, and only if it exists.
+        path: the file. Its name counts, too, and so do its size, its last bytes and what lies
+            beside it, where it exists.
 
     Returns:
         What it is and what to do, as ``"<what>. <do>"``; None when it is none of them.
@@ -98,20 +119,25 @@ def name_impostor(head: bytes, path: str | os.PathLike[str]) -> str | None:
             f"a file that begins with {len(head)} zero bytes. The save or the copy was "
             "interrupted; take another step or copy it again."
         )
+    place = Path(path)
+    part = orbax_part(head, place)
+    if part is not None:
+        return f"{part}, no checkpoint by itself. {WHOLE}."
     for magic, what, todo in _MAGIC:
         if head.startswith(magic):
             return f"{what}. {todo}"
-    return _container(head, path) or _text(head)
+    return _container(head, place) or tensorflow_file(head, place) or _text(head)
 
 
-def _container(head: bytes, path: str | os.PathLike[str]) -> str | None:
+def _container(head: bytes, path: Path) -> str | None:
     if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
         return _zip(head)
     if head[_TAR_MAGIC] == b"ustar":
         return f"a tar archive. {_UNPACK}."
-    if head[:2] in _PICKLES:
+    if head.startswith(_PICKLES):
+        what = "an old torch.save file (a pickle)" if _TORCH_MAGIC in head else "a Python pickle"
         return (
-            "a Python pickle (or an old torch.save file). A pickle can run any code, so it is "
+            f"{what}. A pickle can run any code, so it is "
             "never loaded here. If you trust it, load it yourself and save its arrays with "
             "flax.serialization.to_bytes."
         )
@@ -141,22 +167,20 @@ def _zip(head: bytes) -> str:
     return f"a zip archive (first entry {first!r}). {_UNPACK}."
 
 
-def _is_safetensors(head: bytes, path: str | os.PathLike[str]) -> bool:
+def _is_safetensors(head: bytes, file: Path) -> bool:
     if head[_SAFETENSORS_JSON] != b"{":
         return False
     (size,) = struct.unpack_from("<Q", head)
     limit = _SAFETENSORS_LIMIT
-    file = Path(path)
     if file.is_file():
         limit = min(limit, file.stat().st_size - 8)
     return bool(len("{}") <= size <= limit)
 
 
 def _text(head: bytes) -> str | None:
-    if head[0] >= _FIRST_NON_ASCII and not head.startswith(b"\xef\xbb\xbf"):
-        return None
+    is_ascii = head[0] < _FIRST_NON_ASCII or head.startswith(b"\xef\xbb\xbf")
     text = head.decode("utf-8-sig", "ignore")
-    if not all(c.isprintable() or c in _TEXT_CONTROLS for c in text):
+    if not is_ascii or not all(c.isprintable() or c in _TEXT_CONTROLS for c in text):
         return None
     start = text.lstrip()[:200]
     if start.startswith("version https://git-lfs"):
@@ -172,6 +196,8 @@ def _text(head: bytes) -> str | None:
             "a JSON file. It is no checkpoint by itself; give the path of the folder or file "
             "that holds the arrays."
         )
+    if low.startswith("model_checkpoint_path:"):
+        return f"the list of steps of a TensorFlow checkpoint. {TENSORFLOW}"
     first = start.splitlines()[0][:60] if start else ""
     return f"a text file that begins with {first!r}. Give the path of the checkpoint."
 

@@ -140,22 +140,26 @@ class StoredArray:
     """One array of a TensorStore-readable store.
 
     ``root`` is the absolute folder of the OCDBT database, or the folder that holds one folder per
-    parameter; ``key`` is the name inside it, without a trailing slash.
+    parameter; ``key`` is the name inside it, without a trailing slash. ``metadata_key`` is the name
+    of the file that describes it, where that is not the driver's own.
     """
 
     driver: Literal["zarr", "zarr3"]
     root: Path
     ocdbt: bool
     key: str
+    metadata_key: str | None = None
 
     def spec(self) -> dict[str, Any]:
         """The TensorStore spec that opens this array (for reading)."""
         base = {"driver": "file", "path": f"{self.root}/"}
+        inside = f"{self.key}/" if self.key else ""  # the key "" lies at the root
         if self.ocdbt:
-            kv: dict[str, Any] = {"driver": "ocdbt", "base": base, "path": f"{self.key}/"}
+            kv: dict[str, Any] = {"driver": "ocdbt", "base": base, "path": inside}
         else:
-            kv = {"driver": "file", "path": f"{self.root}/{self.key}/"}
-        return {"driver": self.driver, "kvstore": kv, "open": True}
+            kv = {"driver": "file", "path": f"{self.root}/{inside}"}
+        named = {} if self.metadata_key is None else {"metadata_key": self.metadata_key}
+        return {"driver": self.driver, "kvstore": kv, "open": True, **named}
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,7 +219,7 @@ class Leaf:
             DamagedCheckpoint: the bytes are not what the index of the checkpoint promised.
             LegacyError: the leaf is ``unreadable``; the class says why.
         """
-        value = self.reader(index)
+        value = self._read(index)
         if self.kind in ("array", "key"):
             want = self.shape if index is None else _block_shape(index, self.shape)
             got = np.asarray(value)
@@ -228,6 +232,17 @@ class Leaf:
                 )
             return got
         return value
+
+    def _read(self, index: Index | None) -> Any:
+        try:
+            return self.reader(index)
+        except LegacyError as error:
+            # the reader may know no leaf, or the path from before the leaf was moved
+            where = f"leaf {format_path(self.path)}"
+            if where not in error.message:
+                error.message = f"{where}: {error.message}"
+            error.leaf = self.path
+            raise
 
 
 def unreadable(
@@ -377,8 +392,9 @@ class LeafTable(Mapping[LeafPath, Leaf]):
         >>> LeafTable([]).signature()[:12]
         '4f53cda18c2b'
         """
-        rows = [
-            [list(p), v.kind, list(v.shape), None if v.dtype is None else v.dtype.name]
-            for p, v in sorted(self.items())
-        ]
+        # numpy composes the name of a dtype anew each time: once for each dtype, not for each leaf
+        dtypes = {v.dtype for v in self.values() if v.dtype is not None}
+        names: dict[np.dtype[Any] | None, str | None] = {dtype: dtype.name for dtype in dtypes}
+        names[None] = None
+        rows = [[list(p), v.kind, list(v.shape), names[v.dtype]] for p, v in sorted(self.items())]
         return hashlib.sha256(json.dumps(rows, ensure_ascii=True).encode()).hexdigest()

@@ -26,6 +26,12 @@ _OLD_BFLOAT16: Final = "<V2"
 _OLD_BFLOAT16_NOTE: Final = (
     "the file calls the dtype '<V2', which is how flax 0.2.2 and older wrote bfloat16"
 )
+_OLD_FLOAT8: Final = "float8_e4m3b11"
+_OLD_FLOAT8_NOTE: Final = "float8_e4m3b11 is what ml_dtypes 0.1 called float8_e4m3b11fnuz"
+_NO_BYTE_ORDER: Final = (
+    "the dtype's name has no byte order: read as little-endian, which is wrong for a numpy array "
+    "that was big-endian when it was saved"
+)
 
 
 class DtypeAt(NamedTuple):
@@ -40,6 +46,14 @@ class DtypeAt(NamedTuple):
     dtype: np.dtype[Any]
     is_code: bool
     note: str | None
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a leaf of a msgpack file says of its dtype."""
+        found = () if self.note is None else (self.note,)
+        # jax and ml_dtypes have no big-endian arrays, but numpy has them for its own dtypes
+        ordered = self.dtype.itemsize > 1 and self.dtype.kind in "iufc"
+        return found if self.is_code or not ordered else (*found, _NO_BYTE_ORDER)
 
 
 def resolve_dtype(spelling: str) -> DtypeAt | None:
@@ -57,6 +71,9 @@ def resolve_dtype(spelling: str) -> DtypeAt | None:
     if spelling == _OLD_BFLOAT16:
         bfloat16 = np.dtype(ml_dtypes.bfloat16)
         return DtypeAt(spelling, bfloat16, bfloat16, is_code=True, note=_OLD_BFLOAT16_NOTE)
+    if spelling == _OLD_FLOAT8:
+        float8 = np.dtype(ml_dtypes.float8_e4m3b11fnuz)
+        return DtypeAt(spelling, float8, float8, is_code=False, note=_OLD_FLOAT8_NOTE)
     try:
         stored = _numpy_dtype(spelling)
     except (TypeError, ValueError, OverflowError):

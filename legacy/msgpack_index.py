@@ -180,6 +180,14 @@ class _Frame:
     numbered: bool | None = None  # whether the keys of a map are integers
 
 
+class _Misplaced(Exception):
+    """Damage of which nobody can say where it ends, so that no other value can be trusted."""
+
+    def __init__(self, error: LegacyError) -> None:
+        super().__init__()
+        self.error = error
+
+
 class _Scanner:
     def __init__(self, buffer: mmap.mmap, file: Path) -> None:
         self.buffer = buffer
@@ -198,7 +206,16 @@ class _Scanner:
                 self.step(self.open[-1])
         except (IndexError, struct.error) as error:
             raise self.truncated() from error
+        except _Misplaced as misplaced:
+            raise misplaced.error from None
         if self.at != self.size:
+            if not isinstance(root, dict | list | ArrayAt | UnreadableAt):
+                raise NotACheckpoint(
+                    f"{self.file}: begins with the byte {self.buffer[0]:#04x}, and a msgpack file "
+                    "of flax begins with a map (0x80 to 0x8f, 0xde, 0xdf). It is a file of another "
+                    "kind, or its first byte is damaged: then take another step or a backup.",
+                    path=self.file,
+                )
             raise self.damaged(
                 f"the checkpoint ends here, but {self.size - self.at} more bytes follow. "
                 "The file was appended to or overwritten, or is of another format"
@@ -218,17 +235,17 @@ class _Scanner:
             frame.key = None
             numbered = self.buffer[self.at] in _INTEGERS
             key = frame.key = self.key()
+            if key in into:
+                raise self.damaged(
+                    f"the key {key!r} occurs twice in one map (integer keys count as text), "
+                    "so one value would hide the other"
+                )
             if frame.numbered is not numbered and into:
                 raise self.damaged(
                     f"the key {key!r} is {'an integer' if numbered else 'text'}, and the keys "
                     "before it in the same map are not; JAX has no such dict"
                 )
             frame.numbered = numbered
-            if key in into:
-                raise self.damaged(
-                    f"the key {key!r} occurs twice in one map (integer keys count as text), "
-                    "so one value would hide the other"
-                )
             into[key] = self.value()
         else:
             frame.key = str(len(into))
@@ -352,9 +369,20 @@ class _Scanner:
         if self.expect("array", "a complex number") != _COMPLEX_PARTS:
             raise self.damaged("a complex number should have two parts")
         real, imag = (self.expect("float", "a part of a complex number") for _ in range(2))
-        if self.at != end:
-            raise self.damaged(f"a complex number should end at byte {end}")
+        self.agreed("a complex number", self.at, end)
         return complex(real, imag)
+
+    def agreed(self, what: str, found: int, end: int) -> int:
+        """Where a value ends that has two lengths, one around the other.
+
+        Raises:
+            _Misplaced: they contradict each other, so nobody knows where the next value begins.
+        """
+        if found != end:
+            raise _Misplaced(
+                self.damaged(f"{what} should end at byte {end}, its data ends at byte {found}")
+            )
+        return end
 
     def array(self, end: int, *, scalar: bool) -> ArrayAt:
         """Read ``(shape, dtype, bytes)`` and pass over the bytes."""
@@ -365,16 +393,23 @@ class _Scanner:
         if axes > _MAX_AXES:
             raise self.damaged(f"an array has {axes} axes; numpy has at most {_MAX_AXES}", start)
         shape = tuple(self.expect("int", "the shape of an array") for _ in range(axes))
-        dtype = self.dtype()
+        unknown = None
+        try:
+            dtype = self.dtype()
+        except UnsupportedCheckpoint as error:
+            unknown = error
         nbytes = self.expect("bin", "the data of an array")
-        offset = self.skip(nbytes, "an array")
-        if self.at != end:
-            raise self.damaged(
-                f"the array should end at byte {end}, its data ends elsewhere", start
-            )
+        offset = self.at
+        if unknown is not None:
+            self.at = self.agreed("the array", offset + nbytes, end)
+            raise unknown
         if (shape, dtype.spelling) not in self.sizes:
             self.sizes[shape, dtype.spelling] = array_size(shape, dtype.stored.itemsize)
-        if self.sizes[shape, dtype.spelling] != nbytes:
+        size = self.sizes[shape, dtype.spelling]
+        if size is None or offset + size != end:  # else it is the length of the data that is wrong
+            self.agreed("the array", offset + nbytes, end)
+        self.skip(nbytes, "an array")
+        if size != nbytes:
             raise self.damaged(
                 f"an array of shape {shape} and dtype {dtype.spelling} cannot have {nbytes} bytes",
                 start,

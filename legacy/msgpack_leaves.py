@@ -18,9 +18,10 @@ import numpy as np
 
 from legacy.errors import DamagedCheckpoint
 from legacy.leaves import FileRegion, Index, Leaf, LeafPath, format_path, unreadable
-from legacy.msgpack_index import ArrayAt, BytesAt, array_size
+from legacy.msgpack_dtypes import resolve_dtype
+from legacy.msgpack_index import ArrayAt, BytesAt, UnreadableAt, array_size
 
-__all__ = ["Place", "chunked_leaf", "is_chunked", "plain_leaf"]
+__all__ = ["Place", "chunked_leaf", "debris", "is_chunked", "plain_leaf"]
 
 _CHUNKED: Final = "__msgpack_chunked_array__"
 _CHUNKED_KEYS: Final = frozenset({_CHUNKED, "shape", "chunks"})
@@ -73,6 +74,45 @@ def is_chunked(value: Mapping[str, Any]) -> bool:
     return _CHUNKED in value
 
 
+def debris(value: Mapping[str, Any] | list[Any]) -> str | None:
+    """What a container was before it was damaged, when nothing else looks so.
+
+    One wrong byte makes an array a list of its parts, or takes a namedtuple of flax <= 0.3.4 its
+    name; both would be well-formed trees of things that nobody saved.
+
+    Args:
+        value: a container of the tree.
+
+    Returns:
+        What it was; None for containers that may be as they were written.
+
+    >>> debris([1, 2]) is None
+    True
+    """
+    if isinstance(value, list):
+        return "an array without its mark" if _is_array(value) else None
+    if value.keys() != {"name", "fields", "values"}:
+        return None
+    fields, values = _sequence(value["fields"]), _sequence(value["values"])
+    if fields is None or values is None or len(fields) != len(values):
+        return None
+    for name in (value["name"], *fields):
+        if isinstance(name, UnreadableAt) or (isinstance(name, str) and not name.isprintable()):
+            return "a namedtuple whose names are damaged"
+    return None
+
+
+def _is_array(value: list[Any]) -> bool:
+    """Whether a list is what the extension type of an array holds: shape, dtype and bytes."""
+    kinds = tuple(type(part) for part in value)
+    if kinds != (list, str, BytesAt) or not all(type(n) is int for n in value[0]):
+        return False
+    known = resolve_dtype(value[1])
+    return known is not None and (
+        array_size(tuple(value[0]), known.stored.itemsize) == value[2].nbytes
+    )
+
+
 def _array_leaf(path: LeafPath, value: ArrayAt, place: Place) -> Leaf:
     dtype = value.dtype
     native = dtype.stored is dtype.dtype
@@ -84,7 +124,7 @@ def _array_leaf(path: LeafPath, value: ArrayAt, place: Place) -> Leaf:
         nbytes=value.nbytes,
         reader=_Array(place, value, path),
         storage=FileRegion(place.file, value.offset, value.nbytes) if native else None,
-        notes=() if dtype.note is None else (dtype.note,),
+        notes=dtype.notes,
     )
 
 
@@ -184,7 +224,7 @@ def chunked_leaf(path: LeafPath, value: Mapping[str, Any], place: Place) -> Leaf
         dtype=dtype.dtype,
         nbytes=sum(chunk.nbytes for chunk in chunks),
         reader=_Chunks(place, tuple(chunks), tuple(shape), path),
-        notes=() if dtype.note is None else (dtype.note,),
+        notes=dtype.notes,
     )
 
 

@@ -19,16 +19,20 @@ from legacy.errors import (
     AmbiguousCheckpoint,
     CannotLook,
     CheckpointNotFound,
+    LegacyError,
     NotACheckpoint,
     UnsupportedCheckpoint,
 )
 from legacy.flax_msgpack import open_msgpack
+from legacy.hf_shards import is_index, open_shards, shard_of
 from legacy.impostors import name_impostor, read_head
 from legacy.orbax import is_tree_folder, open_items
+from legacy.orbax_documents import looking
 from legacy.paths import absolute
 from legacy.runs import contents_in_words, steps_of
 from legacy.step_names import split_step, step_of
-from legacy.survey import kind_of, not_committed, survey
+from legacy.survey import kind_of, survey
+from legacy.unfinished import not_committed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -69,15 +73,16 @@ def open(  # noqa: A001 - read as legacy.open
     (3, [('a',)])
     """
     place = _local(path)
-    if place.is_dir():
-        return _with_doubt(_open_folder(place, step))
-    if not place.is_file():
-        raise NotACheckpoint(
-            f"{place}: neither a regular file nor a folder. Give the path of a checkpoint.",
-            path=place,
-        )
-    checkpoint = _open_file(place, step_of(place, has_items=False))
-    return _with_doubt(require_step(checkpoint, step))
+    with looking(place):
+        if place.is_dir():
+            return _with_doubt(_open_folder(place, step))
+        if not place.is_file():
+            raise NotACheckpoint(
+                f"{place}: neither a regular file nor a folder. Give the path of a checkpoint.",
+                path=place,
+            )
+        checkpoint = _open_file(place, step_of(place, has_items=False))
+        return _with_doubt(require_step(checkpoint, step))
 
 
 def detect(path: str | os.PathLike[str], *, step: float | None = None) -> Format:
@@ -218,6 +223,9 @@ def _open_file(file: Path, step: float | None) -> Checkpoint:
             f"Give the path of the folder, {file.parent}.",
             path=file,
         )
+    if is_index(file):
+        table, kind = open_shards(file)
+        return Checkpoint(file, kind, step, {DEFAULT_ITEM: table})
     try:
         what = name_impostor(read_head(file), file)
     except PermissionError as error:
@@ -225,15 +233,39 @@ def _open_file(file: Path, step: float | None) -> Checkpoint:
     if what is not None:
         raise NotACheckpoint(f"{file}: not a checkpoint but {what}", path=file)
     table, kind = open_msgpack(file)
-    return Checkpoint(file, kind, step, {DEFAULT_ITEM: table})
+    return Checkpoint(file, _part_of(file, kind), step, {DEFAULT_ITEM: table})
+
+
+def _part_of(file: Path, kind: Format) -> Format:
+    """The format, with a doubt when the file is named as one of several.
+
+    Raises:
+        NotACheckpoint: it is one of several, and their index is beside it.
+    """
+    index = shard_of(file.name)
+    if index is None:
+        return kind
+    if (file.parent / index).is_file():
+        raise NotACheckpoint(
+            f"{file}: one file of a checkpoint in several, not the checkpoint. Give the path of "
+            f"their index, {file.parent / index}.",
+            path=file,
+        )
+    doubt = f"{file.name} is named as one of several files, and {index} is not beside it"
+    return replace(kind, evidence=(*kind.evidence, doubt))
 
 
 def _open_items(folder: Path) -> Checkpoint:
     kind = kind_of(folder)
     if kind is None:
         raise NotACheckpoint(contents_in_words(survey(folder)), path=folder)
-    items, found, metadata = open_items(folder)
     reason = not_committed(folder)
+    try:
+        items, found, metadata = open_items(folder)
+    except LegacyError as error:
+        if reason:
+            error.message = f"{error.message} The save was {reason}."
+        raise
     if reason:
         found = replace(found, evidence=(*found.evidence, reason))
     return Checkpoint(folder, found, step_of(folder, has_items=kind == "items"), items, metadata)

@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any, Final
 from legacy.checkpoint import DEFAULT_ITEM, Format
 from legacy.errors import DamagedCheckpoint, LegacyError, NotACheckpoint, UnsupportedCheckpoint
 from legacy.leaves import LeafTable, unreadable
+from legacy.nnx_era import nnx_era
 from legacy.orbax_documents import cannot_look, entry_kind, list_folder
-from legacy.orbax_items import JAX_KEY, json_file_of, open_json, random_key, random_key_folder
+from legacy.orbax_items import json_file_of, open_json, random_key, random_key_folder
 from legacy.orbax_metadata import (
     AGGREGATE,
     STEP_METADATA,
@@ -28,7 +29,7 @@ from legacy.orbax_metadata import (
     read_step_metadata,
 )
 from legacy.orbax_stores import has_manifest, process_databases
-from legacy.orbax_tree import OpenedTree, read_tree
+from legacy.orbax_tree import UNKNOWN, OpenedTree, read_tree
 from legacy.orbax_zarr import ZARR2_METADATA, ZARR3_METADATA
 
 if TYPE_CHECKING:
@@ -96,9 +97,9 @@ def open_items(folder: Path) -> tuple[Mapping[str, LeafTable], Format, Mapping[s
         UnsupportedCheckpoint: as :func:`open_tree`; or an item is of no kind that is known.
 
     An item that cannot be opened, beside a tree that can, is a table of one ``unreadable`` leaf
-    with the path ``()``. A folder of no known kind is an error that names it; only ``descriptor``,
-    hidden folders and those that ``_CHECKPOINT_METADATA`` does not list and nobody can read are
-    passed over, and the evidence of the format says so.
+    with the path ``()``, and so is a folder of no known kind (what a handler of the user's wrote);
+    only ``descriptor``, hidden folders and those that ``_CHECKPOINT_METADATA`` does not list and
+    nobody can read are passed over, and the evidence of the format says so.
 
     >>> import tempfile
     >>> from pathlib import Path
@@ -129,7 +130,7 @@ def open_items(folder: Path) -> tuple[Mapping[str, LeafTable], Format, Mapping[s
             tables[name], tree_of_item = opened
             trees += [tree_of_item] if tree_of_item else []
         elif listed is None or name in listed:
-            raise _unknown_item(folder / name)
+            broken[name] = _unknown_item(folder / name)
         else:
             evidence.append(f"{name}/ is no item that {STEP_METADATA} lists; passed over")
     if broken and not trees:
@@ -241,9 +242,9 @@ def _open_item(place: Path) -> tuple[LeafTable, OpenedTree | None] | None:
             return tree.table, tree
         key = random_key_folder(place)
         if key is not None:
-            tree = read_tree(key)
-            table = random_key(place, tree.table) if key.name == JAX_KEY else tree.table
-            return table, tree
+            inside, is_jax = key
+            tree = read_tree(inside)
+            return random_key(inside, tree.table) if is_jax else tree.table, tree
         file = json_file_of(place)
     except LegacyError as error:
         error.message = f"item {place.name}: {error.message}"
@@ -252,7 +253,10 @@ def _open_item(place: Path) -> tuple[LeafTable, OpenedTree | None] | None:
 
 
 def _unreadable_item(place: Path, error: LegacyError) -> LeafTable:
-    document = None if is_tree_folder(place) else json_file_of(place)
+    try:
+        document = None if is_tree_folder(place) else json_file_of(place)
+    except LegacyError:  # what cannot be looked into can be a tree
+        document = None
     return LeafTable([unreadable((), error)], json_file=document)
 
 
@@ -260,7 +264,8 @@ def _unknown_item(place: Path) -> UnsupportedCheckpoint:
     inside = ", ".join(list_folder(place)[:_SHOWN]) or "nothing"
     return UnsupportedCheckpoint(
         f"item {place.name}: {place} is no tree, no JSON document and no random key (inside: "
-        f"{inside}). Move it out of a copy of the step if you do not need it.",
+        f"{inside}). The handler that wrote it reads it (a protocol buffer, an iterator, a handler "
+        "of your own); move it out of a copy of the step if you do not need it.",
         path=place,
     )
 
@@ -283,6 +288,13 @@ def _missing_items(
     return [f"item {name} is listed in {STEP_METADATA} and has no folder" for name in gone]
 
 
+def _era_of(trees: list[OpenedTree]) -> str:
+    """What the tree that knows most says: one release wrote all of them."""
+    if not trees:
+        return "an unknown release of orbax (no tree is here)"
+    return min(trees, key=lambda tree: (tree.era.startswith(UNKNOWN), not tree.has_types)).era
+
+
 def _format(trees: list[OpenedTree], folder: Path, evidence: Iterable[str]) -> Format:
     is_v1 = entry_kind(folder / V1_MARKER) is not None
     marks = [f"the file {V1_MARKER}"] if is_v1 else []
@@ -291,10 +303,12 @@ def _format(trees: list[OpenedTree], folder: Path, evidence: Iterable[str]) -> F
         is_v1 = any(_V1_HANDLERS in handler for handler in handlers.items.values())
         marks = ["handlers of Orbax v1"] if is_v1 else []
     found = [fact for tree in trees for fact in tree.evidence]
+    nnx = next(filter(None, (nnx_era(tree.table) for tree in trees)), None)
+    found += nnx[1:] if nnx else ()
     layout = {part for tree in trees for part in tree.layout}
     return Format(
         ORBAX_V1 if is_v1 else ORBAX,
         "+".join(sorted(layout, key=_LAYOUTS.index)) or "json",
-        trees[0].era if trees else "an unknown release of orbax (no tree is here)",
+        _era_of(trees) + (f", {nnx[0]}" if nnx else ""),
         tuple(dict.fromkeys([*marks, *found, *evidence])),
     )

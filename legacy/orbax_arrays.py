@@ -10,9 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from legacy.errors import DamagedCheckpoint, LegacyError, UnsupportedCheckpoint
+from legacy.orbax_processes import Scattered, gather, incomplete
 from legacy.orbax_reader import FoundArray
 from legacy.orbax_stores import (
     MANIFEST,
@@ -22,7 +23,12 @@ from legacy.orbax_stores import (
     has_manifest,
     process_databases,
 )
-from legacy.orbax_zarr import ArrayMetadata, parse_array_metadata
+from legacy.orbax_zarr import (
+    ZARR2_METADATA,
+    ZARR3_METADATA,
+    ArrayMetadata,
+    parse_array_metadata,
+)
 from legacy.paths import absolute
 
 if TYPE_CHECKING:
@@ -30,12 +36,10 @@ if TYPE_CHECKING:
 
 __all__ = ["ArrayStores"]
 
-_NO_MERGE: Final = "read from the database of one process; the databases were never merged"
-
 
 @dataclass(frozen=True, slots=True)
 class _At:
-    store: Database | Folder
+    store: Database | Folder | Scattered
     key: str
     text: tuple[str, bytes] | None = None
     notes: tuple[str, ...] = ()
@@ -60,14 +64,42 @@ class ArrayStores:
         return self._database(self.root) if has_manifest(self.root) else None
 
     @cached_property
-    def _processes(self) -> list[Database]:
-        return [self._database(folder) for folder in process_databases(self.root)]
+    def _processes(self) -> tuple[list[Database], list[LegacyError]]:
+        """The databases of single processes, and what is wrong with those that are broken."""
+        good: list[Database] = []
+        broken: list[LegacyError] = []
+        for folder in process_databases(self.root):
+            database = self._database(folder)
+            try:
+                _ = database.keys
+            except LegacyError as error:
+                broken.append(error)
+            else:
+                good.append(database)
+        return good, broken
+
+    @property
+    def unmerged(self) -> list[str]:
+        """The names of the databases of processes that no database at the root has joined."""
+        good, broken = ([], []) if self.main is not None else self._processes
+        return [database.root.name for database in good] + [
+            error.path.parent.name for error in broken if error.path is not None
+        ]
 
     def names(self) -> list[str]:
         """The storage names of all arrays, for trees without an index."""
-        databases = [self.main] if self.main is not None else self._processes
-        found = {name for database in databases for name in database.arrays}
-        return sorted(found | set(self.folder.arrays()))
+        if self.main is None and (broken := self._processes[1]):
+            raise broken[0]  # without an index, nobody knows what was in it
+        return sorted(self.in_databases() | set(self.folder.arrays()))
+
+    def in_databases(self) -> set[str]:
+        """The storage names of all arrays in the databases that can be read."""
+        databases = [self.main] if self.main is not None else self._processes[0]
+        return {name for database in databases for name in database.arrays}
+
+    def uses_gzip(self) -> bool:
+        """Whether an array found so far is compressed as Orbax before 0.2 did."""
+        return any(b'"gzip"' in raw for raw in self._parsed)
 
     def find(self, names: Iterable[str]) -> dict[str, FoundArray | LegacyError]:
         """Find many arrays and parse their metadata.
@@ -103,7 +135,7 @@ class ArrayStores:
 
     def _in_databases(self, name: str) -> _At | None:
         if self.main is not None and name in self.main.arrays:
-            if name in self.folder.names and self.folder.metadata(name) is not None:
+            if name in self.folder.names and self.folder.is_array(name):
                 raise DamagedCheckpoint(
                     f"{self.root}: {name} is stored in {MANIFEST} and in a folder of its own; "
                     "which one holds the values cannot be known",
@@ -132,18 +164,17 @@ class ArrayStores:
         return None
 
     def _in_processes(self, name: str) -> _At | LegacyError | None:
-        inside = [database for database in self._processes if name in database.arrays]
-        if len(inside) > 1:
-            return UnsupportedCheckpoint(
-                f"{name} has parts in {len(inside)} databases ({inside[0].root.name}, "
-                f"{inside[1].root.name}, ...) that were never merged, and no {MANIFEST} joins "
-                "them: the save did not finish. Merging is not supported; take another step",
-                path=self.root,
-            )
-        return _At(inside[0], name, notes=(_NO_MERGE,)) if inside else None
+        if self.main is not None:
+            return None  # what was merged is all there is
+        found = gather(self.root, name, self._processes[0])
+        if not isinstance(found, Scattered):
+            return found
+        return _At(found, name, found.otherwise_named(name), notes=(found.note,))
 
     def _nothing(self, name: str) -> LegacyError:
-        if self.main is None and not self._processes and (self.root / "d").is_dir():
+        if self.main is None and self._processes[1]:
+            return self._processes[1][0]
+        if self.main is None and not self._processes[0] and (self.root / "d").is_dir():
             why = f"{MANIFEST} is missing, and so are the databases of the processes"
         elif self.main is not None:
             why = f"neither {MANIFEST} nor a folder has it"
@@ -154,16 +185,31 @@ class ArrayStores:
             path=self.root,
         )
 
-    def _texts(self, at: dict[str, _At]) -> dict[str, tuple[str, bytes]]:
+    def _texts(self, at: dict[str, _At]) -> dict[str, tuple[str, bytes] | LegacyError]:
         """The metadata texts: those of folders are known, those of databases are read at once."""
-        texts = {name: place.text for name, place in at.items() if place.text is not None}
-        for database in self._databases.values():
-            names = {p.key: name for name, p in at.items() if p.store is database}
+        texts: dict[str, tuple[str, bytes] | LegacyError] = {}
+        inside: dict[Path, dict[str, str]] = {}
+        for name, place in at.items():
+            database = place.store
+            if isinstance(database, Scattered):
+                database = database.owners[database.file]
+            if place.text is not None:
+                texts[name] = place.text
+            elif isinstance(database, Database):
+                inside.setdefault(database.root, {})[place.key] = name
+        for root, names in inside.items():
+            database = self._databases[root]
             for key, raw in database.metadata(names).items():
-                texts[names[key]] = (database.arrays[key].rpartition(b"/")[2].decode(), raw)
+                last = database.arrays[key].rpartition(b"/")[2]
+                file = last.decode(errors="surrogateescape")
+                texts[names[key]] = raw if isinstance(raw, LegacyError) else (file, raw)
         return texts
 
-    def _parse(self, name: str, at: _At, text: tuple[str, bytes]) -> FoundArray | LegacyError:
+    def _parse(
+        self, name: str, at: _At, text: tuple[str, bytes] | LegacyError
+    ) -> FoundArray | LegacyError:
+        if isinstance(text, LegacyError):
+            return text
         file, raw = text
         try:
             if raw not in self._parsed:
@@ -171,12 +217,27 @@ class ArrayStores:
                 self._parsed[raw] = parse_array_metadata(raw, where, at.store.root)
         except (DamagedCheckpoint, UnsupportedCheckpoint) as error:
             return error
-        metadata = self._parsed[raw]
-        if metadata.is_void and isinstance(at.store, Database):
+        metadata, store = self._parsed[raw], at.store
+        is_named_as_usual = file in (ZARR2_METADATA, ZARR3_METADATA)
+        if not is_named_as_usual and metadata.driver != "zarr":
             return UnsupportedCheckpoint(
-                f"{name} has elements of raw bytes in an OCDBT database", path=at.store.root
+                f"{store.root}/{at.key} has chunks, and {file} in place of {ZARR3_METADATA}, which "
+                "no release wrote. Copy the checkpoint again",
+                path=store.root,
             )
-        return FoundArray(at.store, at.key, metadata, at.notes)
+        if metadata.is_void and not isinstance(store, Folder):
+            return UnsupportedCheckpoint(
+                f"{name} has elements of raw bytes in an OCDBT database", path=store.root
+            )
+        if isinstance(store, Scattered):
+            problem = incomplete(store, name, metadata)
+            if problem is not None:
+                return next(iter(self._processes[1]), problem)
+            alone = {database.root: database for database in store.owners.values()}
+            store = next(iter(alone.values())) if len(alone) == 1 else store
+        return FoundArray(
+            store, at.key, metadata, at.notes, metadata_key=None if is_named_as_usual else file
+        )
 
     def _database(self, root: Path) -> Database:
         return self._databases.setdefault(root, Database(root))

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from legacy.errors import DamagedCheckpoint
+from legacy.errors import DamagedCheckpoint, LegacyError
 from legacy.leaves import Index, Kind, Leaf, LeafPath, LeafTable, Node
-from legacy.orbax_documents import MAX_DEPTH, entry_kind, expect, read_json
+from legacy.orbax_documents import MAX_DEPTH, entry_kind, expect, list_folder, read_json
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,8 +27,10 @@ JAX_KEY: Final = "jax_random_key"
 NUMPY_KEY: Final = "np_random_key"
 KEY_DOCUMENT: Final = "_metadata"
 TYPED: Final = "typed"
+"""What the document of a key of jax says; that of a key of numpy says ``legacy``."""
 KEY_ARRAY: LeafPath = ("checkpoint",)
 
+_LEGACY: Final = "legacy"
 _IMPLS: Final = {2: "threefry2x32", 4: "rbg"}
 _ASSUMED: Final = (
     "the algorithm of this key is not on disk; it is taken from the number of its words"
@@ -44,16 +46,33 @@ def json_file_of(folder: Path) -> Path | None:
     return next((folder / n for n in JSON_FILES if entry_kind(folder / n) == "file"), None)
 
 
-def random_key_folder(folder: Path) -> Path | None:
-    """The tree folder inside an item that holds a random key of jax or numpy.
+def random_key_folder(item: Path) -> tuple[Path, bool] | None:
+    """The tree folder inside an item that holds a random key, and whether it is a key of jax.
 
     Raises:
         CannotLook: the folder cannot be looked into.
     """
     for name in (JAX_KEY, NUMPY_KEY):
-        if entry_kind(folder / name) == "folder":
-            return folder / name
+        if entry_kind(item / name) == "folder":
+            return item / name, name == JAX_KEY
+    # the handlers take another name for the folder; then only the two folders tell what it is
+    folders = [name for name in list_folder(item) if entry_kind(item / name) == "folder"]
+    if len(folders) == 2 and folders[1] == f"{folders[0]}{KEY_DOCUMENT}":  # noqa: PLR2004
+        says = _says(item / folders[1] / JSON_FILES[0])
+        if says in (TYPED, _LEGACY):
+            return item / folders[0], says == TYPED
     return None
+
+
+def _says(file: Path) -> str | None:
+    """The only key of a JSON object, when its value is true or false."""
+    try:
+        document = read_json(file)
+    except LegacyError:
+        return None
+    if not isinstance(document, dict) or len(document) != 1:
+        return None
+    return next((key for key, value in document.items() if isinstance(value, bool)), None)
 
 
 def open_json(file: Path) -> LeafTable:
@@ -121,12 +140,12 @@ class Constant:
         return self.value
 
 
-def random_key(item: Path, table: LeafTable) -> LeafTable:
+def random_key(folder: Path, table: LeafTable) -> LeafTable:
     """The one leaf of a ``JaxRandomKey`` item.
 
     Args:
-        item: the folder of the item.
-        table: its tree folder, opened.
+        folder: its tree folder, beside which lies the document of the key.
+        table: the tree folder, opened.
 
     Returns:
         A table of one leaf at ``()``: a ``key`` if it was typed, else an array.
@@ -134,13 +153,14 @@ def random_key(item: Path, table: LeafTable) -> LeafTable:
     Raises:
         DamagedCheckpoint: the documents do not describe a random key.
     """
-    file = item / f"{JAX_KEY}{KEY_DOCUMENT}" / JSON_FILES[0]
+    item = folder.parent
+    file = item / f"{folder.name}{KEY_DOCUMENT}" / JSON_FILES[0]
     document = expect(read_json(file), dict, file, "(whole document)")
     typed = expect(document.get(TYPED), bool, file, TYPED)
     leaf = table.get(KEY_ARRAY)
     if leaf is None or len(table) != 1 or leaf.kind not in ("array", "key"):
         raise DamagedCheckpoint(
-            f"{item / JAX_KEY}: expected one array called {KEY_ARRAY[0]!r}, found "
+            f"{folder}: expected one array called {KEY_ARRAY[0]!r}, found "
             f"{[list(path) for path in table]}. Take another step or a backup.",
             path=item,
         )

@@ -7,6 +7,7 @@ The documents are read here into plain values. Facts are from orbax-checkpoint's
 
 from __future__ import annotations
 
+import ast
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, NoReturn
@@ -22,6 +23,7 @@ from legacy.orbax_documents import (
     read_json,
     short,
 )
+from legacy.orbax_rich import VALUE_TREE, rich_nodes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -54,6 +56,11 @@ V1_MARKER: Final = "orbax.checkpoint"
 PLACEHOLDER: Final = "PLACEHOLDER://"
 """Starts a string in the aggregate file that stands for a stored array."""
 
+DOCUMENTS: Final = frozenset(
+    {TREE_METADATA, STEP_METADATA, SHARDING, STRINGS, ARRAY_METADATAS, V1_MARKER}
+)
+"""Names beside the arrays that are no arrays, and no index of another name."""
+
 TREE_KEY: Final = "tree_metadata"
 KEY_METADATA: Final = "key_metadata"
 VALUE_METADATA: Final = "value_metadata"
@@ -70,8 +77,11 @@ EXT_METADATA: Final = "ext_metadata"
 ARRAY_METADATA: Final = "array_metadata"
 KEY_IMPL: Final = "random_key_impl"
 
+_ARRAY_KEYS: Final = frozenset({PARAM_NAME, EXT_METADATA, "write_shape", "chunk_shape"})
+
 SEQUENCE_KEY: Final = 1
 DICT_KEY: Final = 2
+ARRAY_TYPE: Final = "jax.Array"
 STRING_TYPE: Final = "string"
 SCALAR_TYPE: Final = "scalar"
 NONE_TYPE: Final = "None"
@@ -95,7 +105,8 @@ class TreeMetadata:
     Attributes:
         file: the document.
         entries: its leaves, empty values included.
-        nodes: the sequences among its inner nodes (list and tuple are written alike).
+        nodes: the sequences among its inner nodes (list and tuple are written alike); with rich
+            types the tuples and namedtuples, too.
         keys: the keys of the document, which tell the release that wrote it.
         zarr3: whether the arrays are zarr3.
         stores_fill_value: whether chunks equal to the fill value were stored, too; so a missing
@@ -134,7 +145,7 @@ def read_tree_metadata(folder: Path) -> TreeMetadata | None:
         DamagedCheckpoint: it is no JSON, or a field has a wrong type; the message names it.
 
     Source: ``orbax/checkpoint/_src/metadata/tree.py``. The keys of ``tree_metadata`` are
-    ``str(tuple)`` and are not parsed: ``key_metadata`` has the same path without quoting.
+    ``str(tuple)``; ``key_metadata`` has the same path without quoting, and must agree.
     """
     file = folder / TREE_METADATA
     document = read_json(file)
@@ -147,6 +158,8 @@ def read_tree_metadata(folder: Path) -> TreeMetadata | None:
     types: dict[LeafPath, int] = {}
     entries = [_entry(label, row, file, types) for label, row in rows.items()]
     nodes = {path: Node("list") for path, kind in types.items() if kind == SEQUENCE_KEY}
+    rich = optional(document, VALUE_TREE, str, file)
+    nodes |= {} if rich is None else rich_nodes(rich, file)
     return TreeMetadata(
         file=file,
         entries=tuple(entries),
@@ -170,10 +183,25 @@ def _entry(label: str, row: Any, file: Path, types: dict[LeafPath, int]) -> Tree
     plain = all(type(name) is str for name in path) and all(type(kind) is int for kind in kinds)
     if not plain or type(entry.value_type) is not str or len(path) > MAX_DEPTH:
         _explain(label, row, file)
+    if label != str(path) and _parsed(label) not in (None, path):
+        raise DamagedCheckpoint(
+            f"{file}: the entry {short(label)} is of the leaf {format_path(path)} by its "
+            f"{KEY_METADATA}. The document contradicts itself; take another step or a backup.",
+            path=file,
+        )
     for n, kind in enumerate(kinds):
         if types.setdefault(path[:n], kind) != kind or kind != DICT_KEY:
             _note_type(path[:n], path[n], kind, file, types)
     return entry
+
+
+def _parsed(label: str) -> LeafPath | None:
+    """The path that a label says; None where it is no tuple."""
+    try:
+        value = ast.literal_eval(label)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return None
+    return tuple(map(str, value)) if isinstance(value, tuple) else None
 
 
 def _explain(label: str, row: Any, file: Path) -> NoReturn:
@@ -261,14 +289,15 @@ def read_strings(file: Path) -> dict[str, str]:
     return {name: expect(value, str, file, name) for name, value in document.items()}
 
 
-def random_key_impls(folder: Path) -> dict[str, str] | None:
+def random_key_impls(folder: Path) -> dict[str, str | None] | None:
     """The algorithms of typed PRNG keys, by storage name.
 
     Args:
         folder: the folder of one tree.
 
     Returns:
-        Names such as ``threefry2x32``; None where the folder has no ``array_metadatas`` at all.
+        Names such as ``threefry2x32``, and None for an array that is no key; nothing at all where
+        no process left such a file.
 
     Raises:
         CannotLook: a file cannot be read.
@@ -280,24 +309,33 @@ def random_key_impls(folder: Path) -> dict[str, str] | None:
     inside = folder / ARRAY_METADATAS
     if entry_kind(inside) is None:
         return None
-    found: dict[str, str] = {}
-    for name in list_folder(inside):
-        file = inside / name
-        if entry_kind(file) != "file":
-            continue
+    files = [inside / name for name in list_folder(inside)]
+    files = [file for file in files if entry_kind(file) == "file"]
+    if not files:
+        return None  # lost, and with them what told a key from numbers
+    found: dict[str, str | None] = {}
+    for file in files:
         document = expect(read_json(file), dict, file, "(whole document)")
         for row in expect(document.get(ARRAY_METADATAS), list, file, ARRAY_METADATAS):
             _add_impl(expect(row, dict, file, f"{ARRAY_METADATAS}[]"), file, found)
     return found
 
 
-def _add_impl(row: Mapping[str, Any], file: Path, found: dict[str, str]) -> None:
+def _add_impl(row: Mapping[str, Any], file: Path, found: dict[str, str | None]) -> None:
     inner = expect(row.get(ARRAY_METADATA), dict, file, ARRAY_METADATA)
     param = expect(inner.get(PARAM_NAME), str, file, PARAM_NAME)
     extra = optional(inner, EXT_METADATA, dict, file) or {}
     impl = optional(extra, KEY_IMPL, str, file)
-    if impl is not None and found.setdefault(param, impl) != impl:
+    strange = [*(inner.keys() - _ARRAY_KEYS), *(extra.keys() - {KEY_IMPL})]
+    if strange and impl is None:
         raise DamagedCheckpoint(
-            f"{file}: {param} is a PRNG key of {impl}, and of {found[param]} in another file.",
+            f"{file}: {param} has the unknown field {short(min(strange))} and no {KEY_IMPL}, so "
+            "whether it is a PRNG key is not known. The document is damaged, or newer than this "
+            "release.",
+            path=file,
+        )
+    if found.setdefault(param, impl) != impl:
+        raise DamagedCheckpoint(
+            f"{file}: {param} is a PRNG key of {impl}, and of {found[param]} in another place.",
             path=file,
         )

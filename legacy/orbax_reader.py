@@ -16,33 +16,40 @@ import numpy as np
 
 from legacy.errors import DamagedCheckpoint, LegacyError, UnsupportedCheckpoint
 from legacy.leaves import Index, LeafPath, StoredArray, format_path
+from legacy.orbax_processes import Scattered
 from legacy.orbax_stores import TENSORSTORE_ERRORS, Database, Folder, translated
-from legacy.orbax_zarr import ZARR2_METADATA, ArrayMetadata
+from legacy.orbax_zarr import ZARR2_METADATA, ZARR3_METADATA, ArrayMetadata
 
 __all__ = ["ArrayReader", "FoundArray"]
+
+_ALWAYS_THERE = 1 << 26
 
 
 @dataclass(frozen=True, slots=True)
 class FoundArray:
     """An array that is there: in which store, under which key, and what its metadata says."""
 
-    store: Database | Folder
+    store: Database | Folder | Scattered
     key: str
     metadata: ArrayMetadata
     notes: tuple[str, ...] = ()
+    metadata_key: str | None = None
+    """The name of its metadata, where it is neither ``.zarray`` nor ``zarr.json``."""
 
     @property
     def stored(self) -> StoredArray:
         """Where TensorStore opens it."""
         ocdbt = isinstance(self.store, Database)
-        return StoredArray(self.metadata.driver, self.store.root, ocdbt, self.key)
+        return StoredArray(
+            self.metadata.driver, self.store.root, ocdbt, self.key, self.metadata_key
+        )
 
     @property
     def opens_in_place(self) -> bool:
-        """Whether TensorStore can open it: not as raw bytes, nor where a name has a backslash."""
-        return not self.metadata.is_void and (
-            isinstance(self.store, Database) or "\\" not in self.key
-        )
+        """Whether TensorStore can open it: one store, no raw bytes, no backslash in a file."""
+        if isinstance(self.store, Folder):
+            return not self.metadata.is_void and "\\" not in self.key
+        return isinstance(self.store, Database) and not self.metadata.is_void
 
     @property
     def layout(self) -> frozenset[str]:
@@ -84,7 +91,7 @@ class ArrayReader:
         self._check_sizes(block)
         self._check_chunks()
         try:
-            store = self._open()
+            store = self._open(block)
             array = (store if block is None else store[block]).read().result()
         except TENSORSTORE_ERRORS as error:
             raise translated(error, self._what, self.found.store.root) from error
@@ -113,11 +120,13 @@ class ArrayReader:
             nbytes = metadata.dtype.itemsize
             for span in block:
                 nbytes *= span.stop - span.start
-        if max(nbytes, metadata.chunk_nbytes if nbytes else 0) > memory:
+        chunk = metadata.chunk_nbytes if nbytes else 0
+        if max(nbytes, chunk) > memory or not _can_have(nbytes + 2 * chunk):
             raise UnsupportedCheckpoint(
                 f"{self._what} says shape {metadata.shape}, chunks {metadata.chunks}: {nbytes} "
                 f"bytes to read, chunks of {metadata.chunk_nbytes}, more than the {memory} bytes "
-                "of this machine. Read it in blocks, or take a larger machine.",
+                "of this machine, or than this process may have. Read it in blocks, or take a "
+                "larger machine.",
                 path=self.found.store.root,
                 leaf=self.path,
             )
@@ -130,7 +139,8 @@ class ArrayReader:
         is_sparse = metadata.missing(stored) is not None
         if is_sparse and (link := self.found.store.dangling(self.found.key)) is not None:
             wrong = (
-                f"its chunk {link!r} is missing: the file is a link to a target that is not here"
+                f"its chunk {link!r} is missing: the file is a link to a target that is not here, "
+                "or no regular file"
             )
         elif missing is not None:
             wrong = f"its chunk {missing!r} is missing, and every chunk was written"
@@ -144,25 +154,48 @@ class ArrayReader:
                 leaf=self.path,
             )
 
-    def _open(self) -> Any:
+    def _open(self, block: tuple[slice, ...] | None) -> Any:
         import tensorstore as ts  # noqa: PLC0415 - slow to import; `inspect --help` is quick
 
-        if self.found.opens_in_place:
-            context = self.found.store.context
-            return ts.open(self.found.stored.spec(), read=True, context=context).result()
-        assert isinstance(self.found.store, Folder)  # noqa: S101 - databases open in place
+        store, metadata = self.found.store, self.found.metadata
+        if isinstance(store, Database) or self.found.opens_in_place:
+            return ts.open(self.found.stored.spec(), read=True, context=store.context).result()
         context = ts.Context()
         base = {"driver": "memory", "path": "array/"}
         memory = ts.KvStore.open(base, context=context).result()
-        for name, content in self.found.store.contents(self.found.key).items():
-            is_void = self.found.metadata.is_void and name == ZARR2_METADATA
-            memory[name] = _named_bfloat16(content) if is_void else content
-        spec = {"driver": self.found.metadata.driver, "kvstore": base}
-        return ts.open(spec, read=True, open=True, context=context).result()
+        for name, content in store.contents(self.found.key, self._needed(block)).items():
+            is_usual = name != self.found.metadata_key
+            is_void = metadata.is_void and not (is_usual and name != ZARR2_METADATA)
+            memory[name if is_usual else ZARR2_METADATA] = (
+                _named_bfloat16(content) if is_void else content
+            )
+        return ts.open(
+            {"driver": metadata.driver, "kvstore": base}, read=True, open=True, context=context
+        ).result()
+
+    def _needed(self, block: tuple[slice, ...] | None) -> list[str]:
+        """The names below the array of which a block needs the content."""
+        found, metadata = self.found, self.found.metadata
+        stored = found.store.chunk_names(found.key)
+        if block is None:
+            return sorted(stored)
+        documents = (ZARR2_METADATA, ZARR3_METADATA, found.metadata_key)
+        return [n for n in sorted(stored) if n in documents or metadata.in_block(n, block)]
 
 
 def _named_bfloat16(raw: bytes) -> bytes:
     return json.dumps(json.loads(raw) | {"dtype": "bfloat16"}).encode()
+
+
+def _can_have(nbytes: int) -> bool:
+    """Whether this process can get so much memory; TensorStore ends a process that cannot."""
+    if nbytes < _ALWAYS_THERE:
+        return True
+    try:
+        np.empty(nbytes, np.uint8)  # promised, not used
+    except MemoryError:
+        return False
+    return True
 
 
 @cache

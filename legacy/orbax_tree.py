@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 import numpy as np
 
 from legacy.errors import DamagedCheckpoint, LegacyError, UnsupportedCheckpoint
-from legacy.flax_msgpack import index_msgpack
 from legacy.leaves import Kind, Leaf, LeafPath, LeafTable, format_path, unreadable
 from legacy.orbax_arrays import ArrayStores
-from legacy.orbax_documents import entry_kind
 from legacy.orbax_index import (
     NONE_NOTE,
+    UNTYPED,
     TreeIndex,
     Wanted,
+    find_aggregate,
     from_aggregate,
     from_metadata,
     from_names,
@@ -30,8 +30,11 @@ from legacy.orbax_index import (
 from legacy.orbax_items import Constant
 from legacy.orbax_metadata import (
     AGGREGATE,
+    ARRAY_TYPE,
     CUSTOM_METADATA,
+    DOCUMENTS,
     SCALAR_TYPE,
+    SHARDING,
     STRING_TYPE,
     STRINGS,
     TREE_METADATA,
@@ -62,7 +65,8 @@ _UNSTORED: Final = (
     "are all zero, so a lost chunk would look the same"
 )
 _PERHAPS_KEY: Final = (
-    "array_metadatas is missing, so a typed PRNG key cannot be told from an array of uint32"
+    "array_metadatas is missing or does not list it, so a typed PRNG key cannot be told from an "
+    "array of uint32"
 )
 _ZARR3_ERA: Final = "orbax 0.5-0.9 (2024)"
 _ERAS: Final = (
@@ -72,11 +76,15 @@ _ERAS: Final = (
     ("use_zarr3", _ZARR3_ERA),
 )
 
+UNKNOWN: Final = "an unknown release of orbax"
 INDEX_LOST: Final = (
     "the index is missing, so leaves that had no array of their own (aggregated values, strings, "
     "none) cannot be seen"
 )
 """Evidence that a plan repeats as a warning: what is not seen cannot be accounted for."""
+
+NOT_COMMITTED: Final = "not committed"
+"""Evidence that a plan repeats as a warning: a save that did not finish may lack anything."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +96,7 @@ class OpenedTree:
     era: str
     evidence: tuple[str, ...]
     custom: Mapping[str, Any]
+    has_types: bool
 
 
 def read_tree(folder: Path) -> OpenedTree:
@@ -106,10 +115,8 @@ def read_tree(folder: Path) -> OpenedTree:
         UnsupportedCheckpoint: parts that the index names are not on disk, or cannot be read.
     """
     metadata = read_tree_metadata(folder)
-    aggregate = None
-    if entry_kind(folder / AGGREGATE) == "file":
-        aggregate = index_msgpack(folder / AGGREGATE)
     stores = ArrayStores(folder)
+    aggregate = find_aggregate(folder, stores.folder.names, metadata)
     if metadata is not None:
         index = from_metadata(metadata, aggregate, folder)
     elif aggregate is not None:
@@ -123,13 +130,14 @@ def read_tree(folder: Path) -> OpenedTree:
         raise DamagedCheckpoint(
             f"{folder}: {error.message}", path=folder, leaf=error.leaf
         ) from error
-    values = aggregate is not None and any(is_value(leaf) for leaf in aggregate[0])
+    has_values = aggregate is not None and any(is_value(leaf) for leaf in aggregate[0])
     return OpenedTree(
         table,
-        _layout(arrays, aggregate=values, stores=stores),
+        _layout(arrays, aggregate=has_values, stores=stores),
         _era(metadata, stores, has_aggregate=aggregate is not None),
         tuple(_evidence(metadata, stores, has_aggregate=aggregate is not None)),
         {} if metadata is None else metadata.custom,
+        metadata is not None,
     )
 
 
@@ -165,7 +173,7 @@ def _resolve(
             lost.append(unreadable(want.path, value or _no_string(stores.root, want)))
     if lost and not any(leaf.kind not in _HOLLOW for leaf in leaves):
         _raise_lost(lost, leaves, stores.root)
-    _refuse_unnamed(stores, {want.name for want in index.wanted}, lost)
+    _refuse_unnamed(stores, index, lost)
     return [*leaves, *lost], arrays
 
 
@@ -197,16 +205,22 @@ def _no_string(root: Path, want: Wanted) -> UnsupportedCheckpoint:
     )
 
 
-def _refuse_unnamed(stores: ArrayStores, named: set[str], lost: list[Leaf]) -> None:
-    """Refuse arrays that lie in the folder and that no index names: they would be lost silently."""
-    unnamed = [] if stores.main is None else sorted(stores.main.arrays.keys() - named)
+def _refuse_unnamed(stores: ArrayStores, index: TreeIndex, lost: list[Leaf]) -> None:
+    """Refuse values that lie in the folder and that no index names: they would be lost silently."""
+    named = {want.name for want in index.wanted}
+    unnamed = sorted(stores.in_databases() - named)
     tops = {name.partition("/")[0] for name in named}
     tops |= {top.replace("\\", "/").partition("/")[0] for top in tops}
-    unnamed += [name for name in sorted(stores.folder.names - tops) if stores.folder.is_array(name)]
+    others = stores.folder.names - tops - DOCUMENTS
+    unnamed += [name for name in sorted(others) if stores.folder.is_array(name)]
+    if not (index.notes or lost):  # an index that is lost names no string
+        texts: dict[str, str | LegacyError] = {}
+        _read_strings(stores.root / STRINGS, texts)
+        unnamed += sorted(texts.keys() - named - {".".join(leaf.path) for leaf in index.ready})
     if unnamed:
         raise_all(
             DamagedCheckpoint,
-            f"{stores.root}: {len(unnamed)} stored arrays are not named by the index",
+            f"{stores.root}: {len(unnamed)} stored values are not named by the index",
             [*unnamed, *_problems(lost)],
             stores.root,
         )
@@ -238,7 +252,7 @@ class _Builder:
     def __init__(self, index: TreeIndex, metadata: TreeMetadata | None, root: Path) -> None:
         self.metadata = metadata
         self.notes = index.notes
-        self.impls: Mapping[str, str] | None = None
+        self.impls: Mapping[str, str | None] | None = None
         self.no_impls: LegacyError | None = None
         try:
             self.impls = random_key_impls(root)
@@ -275,17 +289,22 @@ class _Builder:
             storage=found.stored if found.opens_in_place else None,
             key_impl=impl,
             chunks=facts.chunks,
-            notes=(*self.notes, *found.notes, *self._doubts(found, impl, complete=complete)),
+            notes=(*self.notes, *found.notes, *self._doubts(found, want, impl, complete=complete)),
         )
         return self._checked(leaf, want)
 
-    def _doubts(self, found: FoundArray, impl: str | None, *, complete: bool) -> Iterable[str]:
+    def _doubts(
+        self, found: FoundArray, want: Wanted, impl: str | None, *, complete: bool
+    ) -> Iterable[str]:
         facts = found.metadata
         if facts.fills and not complete and found.lacks_chunks():
             yield _UNSTORED
+        if self.metadata is None and not facts.shape:
+            yield UNTYPED
         if (
-            self.impls is None
-            and impl is None
+            impl is None
+            and want.name not in (self.impls or {})
+            and want.value_type in (None, ARRAY_TYPE)
             and self.metadata is not None
             and CUSTOM_METADATA in self.metadata.keys
             and _may_be_key(facts)
@@ -328,9 +347,19 @@ def _era(metadata: TreeMetadata | None, stores: ArrayStores, *, has_aggregate: b
         is_early = has_aggregate and known == _ZARR3_ERA
         return "orbax 0.5.0-0.5.15 (2024)" if is_early else known
     if has_aggregate:
-        newer = stores.main is not None or "_sharding" in stores.folder.names
-        return "orbax 0.2-0.4 (2023)" if newer else "orbax 0.0-0.3 (2022-2023)"
-    return "an unknown release of orbax (its index is missing)"
+        return _era_without_types(stores)
+    return f"{UNKNOWN} (its index is missing)"
+
+
+def _era_without_types(stores: ArrayStores) -> str:
+    """``checkpoint`` alone: until 0.4, and later by ``write_tree_metadata=False``."""
+    if SHARDING in stores.folder.names:
+        return "orbax 0.4-0.5 (2023-2024)"
+    if stores.main is not None:
+        return "orbax 0.2-0.5 (2023-2024)"
+    if stores.uses_gzip():  # later releases compress with zstd
+        return "orbax 0.0-0.1 (2022-2023)"
+    return "orbax 0.0-0.5 (2022-2024)"
 
 
 def _evidence(
@@ -343,6 +372,8 @@ def _evidence(
     if has_aggregate:
         yield f"the msgpack file {AGGREGATE}"
     elif metadata is None:
-        yield (INDEX_LOST)
+        yield INDEX_LOST
     if stores.main is not None:
         yield "an OCDBT database (manifest.ocdbt)"
+    elif stores.unmerged:
+        yield f"{NOT_COMMITTED}: the databases {', '.join(stores.unmerged)} were never merged"

@@ -9,27 +9,30 @@ TensorStore 0.1.86 as measured by the tests of this module.
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from legacy.errors import DamagedCheckpoint, UnsupportedCheckpoint
+from legacy.errors import DamagedCheckpoint, LegacyError, UnsupportedCheckpoint
 from legacy.msgpack_dtypes import resolve_dtype
 from legacy.orbax_documents import expect, parse_json
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from collections.abc import Set as AbstractSet
 
     import numpy as np
 
-__all__ = ["ArrayMetadata", "parse_array_metadata"]
+__all__ = ["ArrayMetadata", "other_metadata", "parse_array_metadata"]
 
 ZARR2_METADATA: Final = ".zarray"
 ZARR3_METADATA: Final = "zarr.json"
 
+_CHUNK = re.compile(r"[0-9]+(\.[0-9]+)*")
 _MAX_SIZE: Final = 1 << 48
 _MAX_AXES: Final = 32
+_MAX_DIGITS: Final = 20
 _VOID_BFLOAT16: Final = ("<V2", "|V2")
 
 
@@ -80,6 +83,22 @@ class ArrayMetadata:
         parts = [self.prefix] if self.prefix else []
         return self.separator.join([*parts, *map(str, index)]) or "0"
 
+    def in_block(self, name: str, block: tuple[slice, ...]) -> bool:
+        """Whether a chunk, by its name, holds values of a block.
+
+        >>> import numpy as np
+        >>> meta = ArrayMetadata("zarr", (4,), np.dtype("i4"), (2,), True, "", ".")
+        >>> [meta.in_block(name, (slice(1, 2),)) for name in ("0", "1")]
+        [True, False]
+        """
+        place = self._indices(name)
+        if place is None or len(place) != len(block):
+            return place == (0,) and not block  # the one chunk of a 0-d array
+        return all(
+            n * size < span.stop and (n + 1) * size > span.start
+            for n, size, span in zip(place, self.chunks, block, strict=True)
+        )
+
     def missing(self, stored: AbstractSet[str]) -> str | None:
         """The name of a chunk that should be stored and is not; None when all are.
 
@@ -100,18 +119,45 @@ class ArrayMetadata:
             yield self.chunk_name(tuple(reversed(index)))
 
     def _is_outside(self, name: str) -> bool:
+        place = self._indices(name)
+        if place is None:
+            return False
+        if not self.shape:
+            return bool(place) and name != "0"
+        return len(place) != len(self.shape) or any(
+            n >= most for n, most in zip(place, self.grid, strict=True)
+        )
+
+    def _indices(self, name: str) -> tuple[int, ...] | None:
+        """The place in the grid that the name of a chunk tells; None for names of no chunk."""
         parts = name.split(self.separator)
         if self.prefix:
             if parts[0] != self.prefix:
-                return False
+                return None
             parts = parts[1:]
         if not all(part.isascii() and part.isdigit() for part in parts):
-            return False
-        if not self.shape:
-            return bool(parts) and name != "0"
-        return len(parts) != len(self.shape) or any(
-            int(part) >= n for part, n in zip(parts, self.grid, strict=True)
-        )
+            return None
+        # beyond the longest size, and Python refuses to parse some thousand digits
+        return tuple(int(part) if len(part) < _MAX_DIGITS else _MAX_SIZE + 1 for part in parts)
+
+
+def other_metadata(names: Iterable[str]) -> list[str]:
+    """The names, beside chunks of zarr 2, of which one may be the metadata of the array.
+
+    Orbax up to 0.5 let its user name the file (``ArrayHandler(metadata_key=)``).
+
+    Args:
+        names: directly below the array, among them neither ``.zarray`` nor ``zarr.json``.
+
+    Returns:
+        The names that are no chunk; none where there is no chunk either.
+
+    >>> other_metadata(["0.0", "0.1", "array.json"]), other_metadata(["array.json"])
+    (['array.json'], [])
+    """
+    known = sorted(names)
+    others = [name for name in known if not _CHUNK.fullmatch(name) and name.isprintable()]
+    return others if any(_CHUNK.fullmatch(name) for name in known) else []
 
 
 def parse_array_metadata(raw: bytes, where: str, file: Path) -> ArrayMetadata:
@@ -130,12 +176,16 @@ def parse_array_metadata(raw: bytes, where: str, file: Path) -> ArrayMetadata:
         UnsupportedCheckpoint: a dtype or chunk grid that Orbax never wrote.
     """
     place = Path(where)
-    document = expect(parse_json(raw, where, file), dict, place, "(whole document)")
-    version = expect(document.get("zarr_format"), int, place, "zarr_format")
-    if version == 2:  # noqa: PLR2004 - a format number
-        return _zarr2(document, place)
-    if version == 3:  # noqa: PLR2004
-        return _zarr3(document, place)
+    try:
+        document = expect(parse_json(raw, where, file), dict, place, "(whole document)")
+        version = expect(document.get("zarr_format"), int, place, "zarr_format")
+        if version == 2:  # noqa: PLR2004 - a format number
+            return _zarr2(document, place)
+        if version == 3:  # noqa: PLR2004
+            return _zarr3(document, place)
+    except LegacyError as error:
+        error.path = file  # the document may lie inside of it
+        raise
     raise UnsupportedCheckpoint(f"{place}: zarr_format is {version}; 2 and 3 are read.", path=file)
 
 
@@ -190,6 +240,12 @@ def _chunks(value: Any, shape: tuple[int, ...], place: Path, field: str) -> tupl
     if len(chunks) != len(shape):
         raise DamagedCheckpoint(
             f"{place}: {field} has {len(chunks)} axes and shape has {len(shape)}."
+        )
+    # none of 11,000 arrays of 22 releases has such a chunk; a few bytes could ask for all memory
+    if any(chunk > max(n, 1) for chunk, n in zip(chunks, shape, strict=True)):
+        raise DamagedCheckpoint(
+            f"{place}: chunks of {chunks} are larger than the array of shape {shape}, which no "
+            "release writes: a size is damaged. Take another step or a backup."
         )
     return chunks
 

@@ -13,11 +13,15 @@ from typing import TYPE_CHECKING, Final
 
 from legacy.checkpoint import Run, Skipped, StepEntry
 from legacy.errors import AmbiguousCheckpoint, CannotLook, CheckpointNotFound, NotACheckpoint
+from legacy.hf_shards import is_index
 from legacy.impostors import looks_like_msgpack, name_impostor, read_head
 from legacy.leaves import natural_key
+from legacy.orbax_documents import looking
 from legacy.paths import absolute
 from legacy.step_names import split_step, step_of, step_of_only
+from legacy.strangers import name_folder
 from legacy.survey import Survey, kind_of, survey
+from legacy.unfinished import leftover
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -57,12 +61,13 @@ def find(root: str | os.PathLike[str]) -> tuple[Run, ...]:
     ('flax', [9, 10], 'temporary file of a flax save that did not finish')
     """
     root = _existing(root)
-    if root.is_file():
-        file = _single_file(root)
-        return () if file is None else (file,)
-    if kind_of(root) is not None:
-        return (single(root),)
-    return tuple(sorted(_walk(root), key=lambda run: natural_key(run.path.parts)))
+    with looking(root):
+        if root.is_file():
+            file = _single_file(root)
+            return () if file is None else (file,)
+        if kind_of(root) is not None:
+            return (single(root),)
+        return tuple(sorted(_walk(root), key=lambda run: natural_key(run.path.parts)))
 
 
 def steps_of(folder: str | os.PathLike[str]) -> Run:
@@ -87,6 +92,11 @@ def steps_of(folder: str | os.PathLike[str]) -> Run:
     3
     """
     folder = _existing(folder)
+    with looking(folder):
+        return _steps_of(folder)
+
+
+def _steps_of(folder: Path) -> Run:
     if folder.is_file():
         file = _single_file(folder)
         if file is None:
@@ -104,11 +114,14 @@ def steps_of(folder: str | os.PathLike[str]) -> Run:
         return replace(run, skipped=(*run.skipped, *here.strays, *beside))
     if here.runs:
         raise AmbiguousCheckpoint(_several_runs(here), path=folder)
-    every = [run for run in _walk(folder) if run.steps]
+    walked = list(_walk(folder))
+    every = [run for run in walked if run.steps]
     if not every:
         raise NotACheckpoint(contents_in_words(here), path=folder)
     if len(every) == len(here.singles) == 1:
-        return _only(here)
+        below = [s for run in walked if not run.steps for s in run.skipped]
+        run = _only(here)
+        return replace(run, skipped=(*run.skipped, *(s for s in below if s not in run.skipped)))
     raise AmbiguousCheckpoint(_several(folder, every), path=folder)
 
 
@@ -145,6 +158,11 @@ def contents_in_words(here: Survey) -> str:
         A message that says what was found, where, and what to do.
     """
     said = [f"{here.folder}: neither a checkpoint nor the folder of a run."]
+    if reason := leftover(here.folder.name, set()):
+        said.append(f"It is a {reason}: take another step.")
+    what = name_folder({path.name for path in here.folder.iterdir()})
+    if what:
+        said.append(f"It is {what}")
     strange = [_strange(here.folder / name) for name in here.foreign]
     named = [text for text in strange if text]
     if named:
@@ -221,7 +239,7 @@ def _existing(path: str | os.PathLike[str]) -> Path:
 
 def _single_file(path: Path) -> Run | None:
     try:
-        good = looks_like_msgpack(read_head(path), path.stat().st_size)
+        good = is_index(path) or looks_like_msgpack(read_head(path), path.stat().st_size)
     except PermissionError as error:
         raise CannotLook(f"{path}: this process may not read it.", path=path) from error
     return single(path) if good else None

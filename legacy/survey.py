@@ -1,13 +1,11 @@
 """What lies directly in one folder: steps, single checkpoints, leftovers, and the rest.
 
-The names of steps are a convention of each library (``checkpoint_3``, ``7``, ``ckpt_0000075``), and
-so are the names of what a save leaves behind when it is interrupted. They are known here only.
+The names of steps are a convention of each library (``checkpoint_3``, ``7``, ``ckpt_0000075``).
 Nothing is opened beyond the first bytes of a file and the step's own metadata document.
 """
 
 from __future__ import annotations
 
-import json
 import os
 from collections import defaultdict
 from dataclasses import dataclass, field
@@ -16,6 +14,8 @@ from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from legacy.checkpoint import Run, Skipped, StepEntry
 from legacy.errors import CannotLook
+from legacy.flax_gda import GDA_SUFFIX
+from legacy.hf_shards import indexed_shards, is_index, shard_of
 from legacy.impostors import looks_like_msgpack, read_head
 from legacy.orbax import TEMPORARY as ORBAX_TMP
 from legacy.orbax import is_step_folder, is_tree_folder
@@ -23,20 +23,18 @@ from legacy.orbax_items import json_file_of
 from legacy.orbax_metadata import AGGREGATE, STEP_METADATA, TREE_METADATA, V1_MARKER
 from legacy.orbax_stores import MANIFEST
 from legacy.step_names import split_step, step_of
+from legacy.unfinished import COMMIT_SUCCESS, leftover, not_committed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["Survey", "kind_of", "not_committed", "survey"]
+__all__ = ["Survey", "kind_of", "survey"]
 
-FLAX_PREFIX: Final = "checkpoint_"
-FLAX_TMP: Final = "tmp"
-GDA_SUFFIX: Final = "_gda"
-COMMIT_SUCCESS: Final = "commit_success.txt"
 MANAGER_METADATA: Final = "metadata"
 _MANAGER_METADATA_FILES: Final = ("_ROOT_METADATA", "metadata")
 _MARKS: Final = frozenset({STEP_METADATA, V1_MARKER, TREE_METADATA, AGGREGATE, MANIFEST})
 _DEFAULT_ITEM: Final = "default"
+_NO_STEP: Final = "named like a step, and no checkpoint itself: it holds others"
 _NO_ITEMS: Final = frozenset({"best", "last", "latest", "final", "checkpoint", "ckpt"})
 _SIDE_BY_SIDE: Final = frozenset({"seed", "fold", "split", "trial", "exp", "experiment"})
 _VERSION_CONTROL: Final = frozenset({".git", ".hg"})
@@ -126,38 +124,6 @@ def _prefix(path: Path) -> str | None:
     return name and name.prefix
 
 
-def not_committed(folder: Path) -> str | None:
-    """Say why a step is not finished, though it has its final name.
-
-    On file systems without an atomic rename (GCS) Orbax writes into the final folder, and notes
-    the commit last, in two places. A missing note means nothing, since old releases and copies have
-    none; a note that says "not yet" does, unless the other one says "done".
-
-    Args:
-        folder: a step or tree folder.
-
-    Returns:
-        The reason, or None.
-    """
-    file = folder / STEP_METADATA
-    if not file.is_file() or (folder / COMMIT_SUCCESS).exists():
-        return None
-    try:
-        document = json.loads(file.read_bytes())
-    except (ValueError, OSError):
-        return None  # opening the step reports a damaged document
-    if (
-        isinstance(document, dict)
-        and document.get("init_timestamp_nsecs")
-        and document.get("commit_timestamp_nsecs", 0) is None
-    ):
-        return (
-            f"not committed: {STEP_METADATA} has a start time and no commit time, so the save did "
-            "not finish. To read it all the same, give the path of this folder"
-        )
-    return None
-
-
 @dataclass(frozen=True, slots=True)
 class Survey:
     """What lies directly in one folder.
@@ -219,7 +185,12 @@ def survey(folder: Path) -> Survey:
         raise _cannot_look(folder, error) from error
     desk = _Desk()
     names = {entry.name for entry in listed}
+    indices = [folder / name for name in names if is_index(Path(name))]
+    shards = {name for index in indices for name in indexed_shards(index)}
+    shards |= {name for name in names if shard_of(name) in names}  # an empty one has no parameter
     for entry in listed:
+        if entry.name in shards:
+            continue  # the index stands for them
         try:
             _sort_in(desk, Path(folder, entry.name), entry, names)
         except OSError as error:
@@ -237,7 +208,7 @@ def survey(folder: Path) -> Survey:
 
 
 def _sort_in(desk: _Desk, path: Path, entry: os.DirEntry[str], names: set[str]) -> None:
-    reason = _leftover(entry.name, names)
+    reason = leftover(entry.name, names)
     if reason:
         desk.strays.append(Skipped(path, reason))
     elif entry.is_symlink() and (sibling := _sibling(path, names)):
@@ -248,22 +219,10 @@ def _sort_in(desk: _Desk, path: Path, entry: os.DirEntry[str], names: set[str]) 
         _sort_file(desk, path, entry.stat().st_size)
     elif entry.is_symlink():
         desk.strays.append(Skipped(path, "a link to nothing"))
+    elif split_step(entry.name) is not None:
+        desk.strays.append(Skipped(path, "named like a step, and neither a file nor a folder"))
     else:
         desk.foreign.append(entry.name)
-
-
-def _leftover(name: str, names: set[str]) -> str | None:
-    if ORBAX_TMP in name:
-        return "temporary folder of an Orbax save that did not finish"
-    stem = name.removesuffix(GDA_SUFFIX)
-    if stem.endswith(FLAX_TMP):
-        prefix = stem.removesuffix(FLAX_TMP)
-        found = (split_step(other) for other in names)
-        if prefix == FLAX_PREFIX or (prefix and any(s and s.prefix == prefix for s in found)):
-            return "temporary file of a flax save that did not finish"
-    if name.endswith(".tmp"):
-        return "temporary by its name"
-    return None
 
 
 def _sibling(path: Path, names: set[str]) -> str | None:
@@ -300,6 +259,9 @@ def _is_manager_metadata(path: Path) -> bool:
 
 
 def _sort_file(desk: _Desk, path: Path, size: int) -> None:
+    if is_index(path):
+        desk.singles.append(_single(path))
+        return
     step = split_step(path.name)
     try:
         good = looks_like_msgpack(read_head(path), size)
@@ -332,6 +294,7 @@ def _runs_of(desk: _Desk, folder: Path, prefix: str) -> Iterable[Run]:
     for m in sorted(members, key=lambda m: (m.number, m.path.name)):
         if m.is_folder and not m.good and _holds_checkpoints(m.path):
             desk.below.append(m.path)
+            skipped.append(Skipped(m.path, _NO_STEP))
         elif reason := _unfinished(m):
             skipped.append(Skipped(m.path, reason))
         else:
@@ -343,20 +306,26 @@ def _runs_of(desk: _Desk, folder: Path, prefix: str) -> Iterable[Run]:
 
 
 def _holds_checkpoints(folder: Path) -> bool:
-    for path in folder.iterdir():
-        if path.is_dir() and kind_of(path) is not None:
-            return True
-        if path.is_file() and looks_like_msgpack(read_head(path), path.stat().st_size):
-            return True
+    try:
+        for path in folder.iterdir():
+            if path.is_dir() and kind_of(path) is not None:
+                return True
+            if path.is_file() and looks_like_msgpack(read_head(path), path.stat().st_size):
+                return True
+    except OSError:
+        pass  # opening the step says so
     return False
 
 
 def _unfinished(member: _Named) -> str | None:
     if not member.is_folder:
         return None
-    if not any(member.path.iterdir()):
-        return "empty step folder"
-    return not_committed(member.path)
+    try:
+        if not any(member.path.iterdir()):
+            return "empty step folder"
+        return not_committed(member.path)
+    except OSError:
+        return None  # opening the step says so
 
 
 def _single(path: Path) -> Run:

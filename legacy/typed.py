@@ -171,7 +171,7 @@ class _Fitting:
             return self._problem(path, f"target is the class {target.__name__}, not an instance")
         return self._present(target, source, path)
 
-    def _present(self, target: Any, source: Source, path: LeafPath) -> Make:
+    def _present(self, target: Any, source: Leaf | dict[str, Source], path: LeafPath) -> Make:
         """Fit a place where both have something."""
         if isinstance(source, Leaf) and source.kind == "unreadable":
             self.unreadable.append(source)

@@ -493,8 +493,8 @@ def test_a_leaf_that_cannot_be_read_may_be_left_behind_by_a_rule_but_not_mapped(
     source = checkpoint(leaf("params/a", (2,)), lost("params/b"))
     model = target({"a": (2,), "b": (2, 3)})
     rule = '[[ignore]]\nsource = "params/b"\n'
-    init = '[[init]]\nslot = "b"\nhow = "zeros"\n'
+    init = '[[init]]\nslot = "b"\nvalue = "zeros"\n'
     assert make(source, model=model, rules=bridge.Rules.from_toml(rule + init)).ok
-    mapped = '[[map]]\nsource = "params/b"\nslot = "b"\n'
+    mapped = '[[map]]\nfrom = "params/b"\nto = "b"\n'
     plan = make(source, model=model, rules=bridge.Rules.from_toml(mapped))
     assert [p.kind for p in plan.problems] == ["loss"]

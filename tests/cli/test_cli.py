@@ -224,6 +224,79 @@ def test_inspect_one_leaf(call):
     assert "near it: params/Conv_0/kernel" in err
 
 
+def test_inspect_leaf_of_a_subtree_is_a_table(call):
+    code, out, _ = call("inspect", GOLDEN, "--leaf", "params/Conv_0")
+    assert code == 0
+    assert "params/Conv_0/bias" in out
+    assert "params/Conv_0/kernel" in out
+    data = json.loads(call("inspect", GOLDEN, "--leaf", "params/Conv_0", "--json")[1])
+    assert [leaf["path"][-1] for leaf in data["leaves"]] == ["bias", "kernel"]
+
+
+def test_inspect_leaf_of_a_folder_of_runs_names_one(call, tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "checkpoint_1").write_bytes(b"\x81\xa1a\x01")
+    code, out, err = call("inspect", tmp_path, "--leaf", "a")
+    assert (code, out) == (1, "")
+    assert "--leaf needs the path of one" in err
+
+
+@pytest.fixture
+def damaged(tmp_path):
+    """A checkpoint of two leaves, one of which lost its array."""
+    import shutil
+
+    def strip(checkpoint, name):
+        for found in checkpoint.rglob(".zarray"):
+            if found.parent.name == name:
+                shutil.rmtree(found.parent)
+                return
+
+    sources = sorted(GOLDENS.rglob("*/.zarray"))
+    if not sources:
+        pytest.skip("there is no golden of one folder for each parameter")
+    folder = tmp_path / "damaged"
+    shutil.copytree(sources[0].parents[1], folder)
+    strip(folder, sources[0].parent.name)
+    return folder, sources[0].parents[1]
+
+
+def test_inspect_is_1_when_leaves_cannot_be_read(call, damaged):
+    code, out, err = call("inspect", damaged[0])
+    assert code == 1
+    assert "damage    1 of" in out
+    assert "cannot be read: 1 of" in out
+    assert "1 leaf cannot be read" in err
+    code, out, _ = call("inspect", damaged[0], "--json")
+    assert code == 1
+    assert json.loads(out)["checkpoint"]["unreadable"] == 1
+
+
+def test_diff_goes_on_after_a_leaf_that_cannot_be_read(call, damaged):
+    code, out, _ = call("diff", *damaged)
+    assert code == 1
+    assert "1 of them cannot be read" in " ".join(out.split())
+    assert call("diff", damaged[0], damaged[0])[0] == 1
+
+
+def test_diff_is_2_when_there_is_nothing_to_compare(call, tmp_path):
+    code, out, err = call("diff", GOLDEN, tmp_path / "nothing")
+    assert (code, out) == (2, "")
+    assert "there is nothing" in err
+    code, out, _ = call("diff", GOLDEN, tmp_path / "nothing", "--json")
+    assert code == 2
+    assert json.loads(out)["error"]["kind"] == "CheckpointNotFound"
+
+
+def test_names_that_steer_a_terminal_do_not(call, tmp_path):
+    (tmp_path / "evil").write_bytes(b"\x81\xa6a\x1bcb\x07d\x01")
+    code, out, _ = call("inspect", tmp_path / "evil")
+    assert code == 0
+    assert not {"\x1b", "\x07"} & set(out)
+    assert "\\x1bc" in out or "\\u001bc" in out
+
+
 @pytest.mark.parametrize("command", ["inspect", "plan"])
 def test_json_is_one_document_and_nothing_else(call, command):
     code, out, err = call(command, GOLDEN, "--json")

@@ -415,6 +415,9 @@ def test_a_root_that_may_not_be_read_is_an_error(tmp_path, monkeypatch):
         legacy.find(tmp_path)
 
 
-def test_files_that_are_no_regular_files_are_left_alone(tmp_path):
-    os.mkfifo(tmp_path / "checkpoint_1")
+def test_a_pipe_is_not_opened_and_one_named_like_a_step_is_named_as_skipped(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
     assert legacy.find(tmp_path) == ()
+    os.mkfifo(tmp_path / "checkpoint_1")
+    (run,) = legacy.find(tmp_path)
+    assert [s.path.name for s in run.skipped] == ["checkpoint_1"]

@@ -11,20 +11,30 @@ interrupted.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import io
-import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from bridge._arguments import make_parser
+from bridge._terminal import (
+    DONE,
+    FAILED,
+    INTERRUPTED,
+    NOT_COMPARED,
+    fail,
+    no_collections,
+    note,
+    pipe,
+    print_text,
+    progress,
+    show,
+    width,
+    write_spec,
+)
 
 __all__ = ["main"]
-
-DONE, FAILED, NOT_COMPARED, INTERRUPTED = 0, 1, 2, 130
-_MIN_WIDTH = 40
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -48,29 +58,30 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         code: int = args.run(args)
     except KeyboardInterrupt:
-        return _fail("interrupted", INTERRUPTED)
+        return fail("interrupted", INTERRUPTED)
     except Exception as error:
         if args.debug or not _expected(error):
             raise
         if getattr(args, "json", False):
             told = {"error": {"kind": type(error).__name__, "message": str(error)}}
-            _show(args, str, lambda: told)
-        return _fail(f"error: {error}", NOT_COMPARED if args.run is _diff else FAILED)
-    with _pipe():
+            show(args, str, lambda: told)
+        return fail(f"error: {error}", NOT_COMPARED if args.run is _diff else FAILED)
+    with pipe():
         sys.stdout.flush()
     return code
 
 
 def _inspect(args: argparse.Namespace) -> int:
     from bridge import report_inspect as report  # noqa: PLC0415
+    from bridge.report_json import run_json  # noqa: PLC0415
 
-    with _no_collections():
+    with no_collections():
         runs, checkpoint = _look(args.path, args.step)
-        listed = {"runs": [report.run_json(run) for run in runs], "checkpoint": None}
+        listed = {"runs": [run_json(run) for run in runs], "checkpoint": None}
         if checkpoint is None:
             if args.leaf is not None:
                 _refuse_leaf(args, runs)
-            return _show(args, lambda: report.runs_text(runs, _width()), lambda: listed)
+            return show(args, lambda: report.runs_text(runs, width()), lambda: listed)
         if args.leaf is not None:
             return _leaves(args, checkpoint)
         return _whole(args, listed, runs, checkpoint)
@@ -80,21 +91,22 @@ def _whole(args: argparse.Namespace, listed: Any, runs: tuple[Any, ...], checkpo
     from dataclasses import replace  # noqa: PLC0415
 
     from bridge import report_inspect as report  # noqa: PLC0415
+    from bridge.report_json import checkpoint_json  # noqa: PLC0415
     from bridge.roles import find_roles  # noqa: PLC0415
 
     roles = find_roles(checkpoint.leaves)
 
     def text() -> str:
         if not runs or (runs[0].kind == "single" and not runs[0].skipped):
-            return report.checkpoint_text(checkpoint, roles, _width())
+            return report.checkpoint_text(checkpoint, roles, width())
         alone = replace(checkpoint, skipped=())  # the run above it has told them
-        said = report.checkpoint_text(alone, roles, _width())
-        return f"{report.run_text(runs[0], _width())}\n\n{said}"
+        said = report.checkpoint_text(alone, roles, width())
+        return f"{report.run_text(runs[0], width())}\n\n{said}"
 
-    _show(args, text, lambda: {**listed, "checkpoint": report.checkpoint_json(checkpoint, roles)})
+    show(args, text, lambda: {**listed, "checkpoint": checkpoint_json(checkpoint, roles)})
     lost = report.unreadable_count(checkpoint)
     if lost:
-        return _fail(f"{lost:,} {'leaf' if lost == 1 else 'leaves'} cannot be read")
+        return fail(f"{lost:,} {'leaf' if lost == 1 else 'leaves'} cannot be read")
     return DONE
 
 
@@ -125,10 +137,10 @@ def _leaves(args: argparse.Namespace, checkpoint: Any) -> int:
 
     seen = [look(path, leaf) for path, leaf in find_leaves(checkpoint, args.leaf).items()]
     if len(seen) == 1 and (seen[0].path == () or parse_path(args.leaf) != ()):
-        _show(args, lambda: report.look_text(seen[0], _width()), lambda: report.look_json(seen[0]))
+        show(args, lambda: report.look_text(seen[0], width()), lambda: report.look_json(seen[0]))
     else:
         data = {"path": args.leaf, "leaves": report.looks_json(seen)}
-        _show(args, lambda: report.looks_text(seen, _width()), lambda: data)
+        show(args, lambda: report.looks_text(seen, width()), lambda: data)
     return FAILED if any(one.problem is not None for one in seen) else DONE
 
 
@@ -149,7 +161,7 @@ def _plan(args: argparse.Namespace) -> int:
     if args.save_target:
         from bridge._describe import describe  # noqa: PLC0415
 
-        _write(args.save_target, describe(model, tx).to_json())
+        write_spec(args.save_target, describe(model, tx).to_json())
     made = planning.plan(
         args.path,
         model=model,
@@ -161,10 +173,10 @@ def _plan(args: argparse.Namespace) -> int:
     )
     if args.output and made.ok:
         Path(args.output).write_text(made.to_json(), encoding="utf-8")
-        _note(f"plan written to {args.output}")
+        note(f"plan written to {args.output}")
     elif args.output:
-        _note(f"the plan has problems, so {args.output} was not written")
-    _show(args, lambda: report.plan_text(made, _width()), lambda: report.plan_json(made))
+        note(f"the plan has problems, so {args.output} was not written")
+    show(args, lambda: report.plan_text(made, width()), lambda: report.plan_json(made))
     return DONE if made.ok else FAILED
 
 
@@ -176,21 +188,21 @@ def _convert(args: argparse.Namespace) -> int:
     options = _convert_options(args)
     outcomes = []
     try:
-        with _progress(quiet=args.json or args.jobs > 1) as (before, on_progress):
+        with progress(quiet=args.json or args.jobs > 1) as (before, on_progress):
             options["on_progress"] = on_progress
             for outcome in convert_all(places, jobs=args.jobs, before=before, **options):
                 outcomes.append(outcome)
                 if outcome.error is not None:
                     _report_failure(args, outcome)
                 if not args.json:
-                    _print(report.outcome_text(outcome, _width(), dry_run=args.dry_run))
+                    print_text(report.outcome_text(outcome, width(), dry_run=args.dry_run))
     except KeyboardInterrupt:
         finished = f"{len(outcomes)} of {len(places)} paths were finished"
         if args.jobs > 1:
             finished = f"{len(outcomes)} pieces of work were finished"
-        _note(f"interrupted: {finished}; complete steps stay, what was begun has been removed")
+        note(f"interrupted: {finished}; complete steps stay, what was begun has been removed")
         return INTERRUPTED
-    _show(
+    show(
         args,
         lambda: report.outcomes_text(outcomes, dry_run=args.dry_run),
         lambda: [o.to_json() for o in outcomes],
@@ -201,7 +213,7 @@ def _convert(args: argparse.Namespace) -> int:
 def _convert_options(args: argparse.Namespace) -> dict[str, Any]:
     model, tx = _target(args)
     if args.plan is None and model is None:
-        _note("no --model and no --plan: the target is structural (the source's own paths)")
+        note("no --model and no --plan: the target is structural (the source's own paths)")
     return {
         "plan": _load_plan(args.plan),
         "model": model,
@@ -225,7 +237,7 @@ def _report_failure(args: argparse.Namespace, outcome: Any) -> None:
 
         traceback.print_exception(outcome.error)
     said = str(outcome.error)
-    _note(f"error: {said}" if str(outcome.path) in said else f"error: {outcome.path}: {said}")
+    note(f"error: {said}" if str(outcome.path) in said else f"error: {outcome.path}: {said}")
 
 
 def _verify(args: argparse.Namespace) -> int:
@@ -234,7 +246,7 @@ def _verify(args: argparse.Namespace) -> int:
     verdict = verify(
         args.src, args.dst, plan=_load_plan(args.plan), step=args.step, level=args.level
     )
-    _show(args, lambda: report.verdict_text(verdict, _width()), verdict.to_json)
+    show(args, lambda: report.verdict_text(verdict, width()), verdict.to_json)
     return DONE if verdict.ok else FAILED
 
 
@@ -242,9 +254,9 @@ def _diff(args: argparse.Namespace) -> int:
     from bridge import diff  # noqa: PLC0415
     from bridge.report_diff import diff_text  # noqa: PLC0415
 
-    with _no_collections():
+    with no_collections():
         found = diff(args.a, args.b, values=args.values, step_a=args.step_a, step_b=args.step_b)
-        _show(args, lambda: diff_text(found, _width(), full=args.full), found.to_json)
+        show(args, lambda: diff_text(found, width(), full=args.full), found.to_json)
     return DONE if found.same else FAILED
 
 
@@ -295,91 +307,3 @@ def _expected(error: BaseException) -> bool:
     from legacy.errors import LegacyError  # noqa: PLC0415
 
     return isinstance(error, (BridgeError, LegacyError, OSError))
-
-
-def _fail(message: str, code: int = FAILED) -> int:
-    _note(message)
-    return code
-
-
-def _note(message: str) -> None:
-    with _pipe():
-        sys.stderr.write(f"linen2nnx: {message}\n")
-
-
-def _show(args: argparse.Namespace, text: Callable[[], str], data: Callable[[], Any]) -> int:
-    """Print the result in the form that was asked for."""
-    if args.json:
-        from bridge._json import dumps  # noqa: PLC0415
-
-        _print(dumps(data()))
-    else:
-        _print(text())
-    return DONE
-
-
-@contextlib.contextmanager
-def _no_collections() -> Iterator[None]:
-    """Leave the garbage alone: a command that ends soon makes none, and many leaves to look at."""
-    import gc  # noqa: PLC0415
-
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
-
-
-def _print(text: str) -> None:
-    from bridge._text import printable  # noqa: PLC0415
-
-    with _pipe():
-        sys.stdout.write(f"{printable(text)}\n")
-
-
-@contextlib.contextmanager
-def _pipe() -> Iterator[None]:
-    """A reader that has enough (``| head``) is no error, and does not stop a conversion."""
-    try:
-        yield
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def _write(path: str, data: Any) -> None:
-    import json  # noqa: PLC0415
-
-    Path(path).write_text(json.dumps(data, indent=1), encoding="utf-8")
-    _note(f"target spec written to {path}")
-
-
-def _width() -> int:
-    import shutil  # noqa: PLC0415
-
-    return max(_MIN_WIDTH, shutil.get_terminal_size((80, 24)).columns)
-
-
-@contextlib.contextmanager
-def _progress(
-    *, quiet: bool
-) -> Iterator[tuple[Callable[[Path], None], Callable[[int, int], None] | None]]:
-    """A progress bar on standard error, when somebody is watching."""
-    if quiet or not sys.stderr.isatty():
-        yield (lambda _: None), None
-        return
-    from rich.console import Console  # noqa: PLC0415
-    from rich.progress import DownloadColumn, Progress, TextColumn  # noqa: PLC0415
-
-    columns = (
-        TextColumn("{task.description}"),
-        *Progress.get_default_columns()[1:],
-        DownloadColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("")
-        yield (
-            lambda path: bar.update(task, description=path.name),
-            lambda done, total: bar.update(task, completed=done, total=total),
-        )

@@ -28,7 +28,7 @@ from bridge.target import Target
 from bridge.work import Work
 from legacy import Checkpoint, format_path
 from legacy import open as open_checkpoint
-from legacy.orbax_tree import INDEX_LOST, NOT_COMMITTED
+from legacy.orbax_eras import INDEX_LOST, NOT_COMMITTED
 
 __all__ = ["plan"]
 

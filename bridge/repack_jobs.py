@@ -17,7 +17,7 @@ from bridge.apply import JSON_TYPE, slot_dtype
 from bridge.errors import BridgeError
 from bridge.repack_arrays import chunk_names, moves_unread
 from bridge.target import Slot, SlotPath, SlotRef
-from legacy import Leaf, LeafTable, format_path
+from legacy import DamagedCheckpoint, Leaf, LeafTable, format_path
 from legacy.leaves import StoredArray
 
 __all__ = ["Jobs", "Move", "Place", "sort_out"]
@@ -119,7 +119,13 @@ class Jobs:
                 yield name, database.read(f"{move.key}/{name}").result().value
         else:
             for name in (names.ZARRAY, *sorted(chunk_names(move.document))):
-                yield name, (move.root / move.key / name).read_bytes()
+                file = move.root / move.key / name
+                if not file.is_file():  # a pipe would wait for a writer
+                    raise DamagedCheckpoint(
+                        f"{file}: is missing or no regular file. Take another step or a backup.",
+                        path=file,
+                    )
+                yield name, file.read_bytes()
 
     def _choose(self, *, link: bool) -> dict[str, Path]:
         """For each item the database whose files it takes over."""

@@ -17,7 +17,8 @@ from bridge._plan import Plan, Problem, Step
 from bridge._text import WIDTH, count, size, table, wrap, wrap_path
 from bridge._verdict import RUNGS, Verdict
 from bridge.report_diff import diff_json, diff_text
-from bridge.report_inspect import checkpoint_json, checkpoint_text, run_json, run_text, runs_text
+from bridge.report_inspect import checkpoint_text, run_text, runs_text
+from bridge.report_json import checkpoint_json, run_json
 from bridge.report_leaf import leaf_json, leaf_text
 from bridge.report_tree import tree_lines
 from bridge.target import SlotRef

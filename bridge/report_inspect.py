@@ -13,25 +13,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bridge._fold import fold_paths
-from bridge._leaf_words import Reason, dtype_name, group_reasons, storage_word
+from bridge._leaf_words import Reason, dtype_name, group_reasons
 from bridge._text import WIDTH, columns, count, grid, size, where, wrap, wrap_path
 from bridge.report_tree import tree_lines
 from legacy.checkpoint import Checkpoint, Format, Run, Skipped
 from legacy.leaves import Leaf, LeafPath, LeafTable, format_path
 
 if TYPE_CHECKING:
-    from bridge.roles import Group, Roles
+    from bridge.roles import Roles
 
-__all__ = [
-    "checkpoint_json",
-    "checkpoint_text",
-    "leaf_json",
-    "losses",
-    "run_json",
-    "run_text",
-    "runs_text",
-    "unreadable_count",
-]
+__all__ = ["checkpoint_text", "losses", "run_text", "runs_text", "unreadable_count"]
 
 _LABEL = 10
 _KEEP = "\N{NO-BREAK SPACE}"
@@ -246,90 +237,6 @@ def _skipped_lines(skipped: Sequence[Skipped], beside: Path, width: int) -> Iter
         yield from wrap(f"skipped {shown}{more}: {reason}", width, "  ", "    ")
 
 
-def checkpoint_json(checkpoint: Checkpoint, roles: Roles | None) -> dict[str, Any]:
-    """The same as plain JSON values, complete.
-
-    Args:
-        checkpoint: opened.
-        roles: of ``checkpoint.leaves``.
-
-    Returns:
-        ``path``, ``format``, ``step``, ``signature``, ``leaves`` and ``nbytes`` of all tree
-        items, ``items`` with every leaf, ``roles`` and ``totals`` by role, ``problems`` and
-        ``notes`` with their leaves, ``metadata`` and ``skipped``.
-    """
-    leaves = checkpoint.leaves
-    role_of = {p: g.role for g in roles.groups for p in g.full()} if roles else {}
-    alone = len(checkpoint.tree_items) == 1
-    problems, notes = losses(checkpoint)
-    return {
-        "path": str(checkpoint.path),
-        "format": {
-            "name": checkpoint.format.name,
-            "layout": checkpoint.format.layout,
-            "era": checkpoint.format.era,
-            "evidence": list(checkpoint.format.evidence),
-        },
-        "step": checkpoint.step,
-        "signature": leaves.signature(),
-        "leaves": len(leaves),
-        "nbytes": leaves.nbytes,
-        "unreadable": unreadable_count(checkpoint),
-        "items": {
-            name: {
-                "json": table.json_file is not None,
-                "nbytes": table.nbytes,
-                "leaves": [
-                    leaf_json(leaf, role_of.get(path if alone else (name, *path)))
-                    for path, leaf in table.items()
-                ],
-            }
-            for name, table in checkpoint.items.items()
-        },
-        "roles": [_group_json(g, leaves) for g in roles.groups] if roles else [],
-        "totals": {
-            role: {"leaves": n, "nbytes": nbytes}
-            for role, (n, nbytes) in (roles.totals(leaves) if roles else {}).items()
-        },
-        "problems": [_reason_json(reason) for reason in problems],
-        "notes": [_reason_json(reason) for reason in notes],
-        "metadata": dict(checkpoint.metadata),
-        "skipped": [_skipped_json(s) for s in checkpoint.skipped],
-    }
-
-
-def leaf_json(leaf: Leaf, role: str | None = None) -> dict[str, Any]:
-    """A leaf as plain JSON values, without its value."""
-    return {
-        "path": list(leaf.path),
-        "kind": leaf.kind,
-        "shape": list(leaf.shape),
-        "dtype": dtype_name(leaf.dtype),
-        "nbytes": leaf.nbytes,
-        "role": role,
-        "storage": storage_word(leaf),
-        "chunks": None if leaf.chunks is None else list(leaf.chunks),
-        "container": leaf.container,
-        "key_impl": leaf.key_impl,
-        "notes": list(leaf.notes),
-        "problem": leaf.problem,
-    }
-
-
-def _reason_json(reason: Reason) -> dict[str, Any]:
-    return {"text": reason.text, "leaves": len(reason.paths), "first": list(reason.paths[0])}
-
-
-def _group_json(group: Group, leaves: LeafTable) -> dict[str, Any]:
-    return {
-        "role": group.role,
-        "collection": group.collection,
-        "prefix": list(group.prefix),
-        "leaves": len(group.paths),
-        "nbytes": sum(leaves[p].nbytes for p in group.full()),
-    }
-
-
 def run_text(run: Run, width: int | None = None) -> str:
     """A run in a few lines: where, how many steps, what was skipped."""
     width = width or WIDTH
@@ -357,17 +264,3 @@ def runs_text(runs: tuple[Run, ...], width: int | None = None) -> str:
     total = sum(len(run.steps) for run in found)
     head = f"{count(len(found), 'run')}, {count(total, 'checkpoint')}"
     return "\n".join([head, "", *(run_text(run, width) for run in runs)])
-
-
-def run_json(run: Run) -> dict[str, Any]:
-    """A run as plain JSON values."""
-    return {
-        "path": str(run.path),
-        "kind": run.kind,
-        "steps": [{"step": s.step, "path": str(s.path)} for s in run.steps],
-        "skipped": [_skipped_json(s) for s in run.skipped],
-    }
-
-
-def _skipped_json(entry: Skipped) -> dict[str, str]:
-    return {"path": str(entry.path), "reason": entry.reason}

@@ -8,7 +8,7 @@ from typing import Any
 from bridge._leaf_words import describe
 from bridge._stats import Look, Statistics
 from bridge._text import WIDTH, columns, count, grid, printable, size, wrap, wrap_path
-from bridge.report_inspect import leaf_json as structure_json
+from bridge.report_json import leaf_json as structure_json
 from legacy.leaves import Leaf, format_path
 
 __all__ = ["leaf_json", "leaf_text", "look_json", "look_text", "looks_json", "looks_text"]

@@ -54,7 +54,14 @@ def open(  # noqa: A001 - read as legacy.open
         step: the step of a run to open instead of the last.
 
     Returns:
-        The checkpoint; its leaves are read when asked.
+        The checkpoint; its leaves are read when asked. One that cannot be read is listed with the
+        kind ``unreadable`` and does not stop the others.
+
+    Opening reads no array. It takes about a kilobyte for each leaf and a few times the size of the
+    JSON documents; reading a leaf takes its ``nbytes`` and at most about two chunks more. A size
+    beyond the memory of the machine, a chunk larger than its array, and one that unpacks to more
+    than it says are refused. Nothing is unpickled or executed, no address in a file is followed,
+    and neither are links that lead out of an Orbax folder or a ``_gda`` folder.
 
     Raises:
         CheckpointNotFound: nothing is at the path, or the run has no such step.

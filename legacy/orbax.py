@@ -19,7 +19,15 @@ from legacy.checkpoint import DEFAULT_ITEM, Format
 from legacy.errors import DamagedCheckpoint, LegacyError, NotACheckpoint, UnsupportedCheckpoint
 from legacy.leaves import LeafTable, unreadable
 from legacy.nnx_era import nnx_era
-from legacy.orbax_documents import cannot_look, entry_kind, list_folder
+from legacy.orbax_documents import (
+    cannot_look,
+    entry_kind,
+    leads_out,
+    list_folder,
+    out_of_checkpoint,
+    refuse_links,
+)
+from legacy.orbax_eras import UNKNOWN
 from legacy.orbax_items import json_file_of, open_json, random_key, random_key_folder
 from legacy.orbax_metadata import (
     AGGREGATE,
@@ -29,7 +37,7 @@ from legacy.orbax_metadata import (
     read_step_metadata,
 )
 from legacy.orbax_stores import has_manifest, process_databases
-from legacy.orbax_tree import UNKNOWN, OpenedTree, read_tree
+from legacy.orbax_tree import OpenedTree, read_tree
 from legacy.orbax_zarr import ZARR2_METADATA, ZARR3_METADATA
 
 if TYPE_CHECKING:
@@ -110,6 +118,7 @@ def open_items(folder: Path) -> tuple[Mapping[str, LeafTable], Format, Mapping[s
     >>> items["config"]["depth",].read()
     2
     """
+    refuse_links(folder)
     step = read_step_metadata(folder)
     if is_tree_folder(folder):
         tree = read_tree(folder)
@@ -237,6 +246,9 @@ def _is_item(place: Path) -> bool:
 
 def _open_item(place: Path) -> tuple[LeafTable, OpenedTree | None] | None:
     try:
+        if (real := leads_out(place, place.parent)) is not None:
+            raise out_of_checkpoint(place, real)
+        refuse_links(place)
         if is_tree_folder(place):
             tree = read_tree(place)
             return tree.table, tree

@@ -139,8 +139,9 @@ class ArrayReader:
         is_sparse = metadata.missing(stored) is not None
         if is_sparse and (link := self.found.store.dangling(self.found.key)) is not None:
             wrong = (
-                f"its chunk {link!r} is missing: the file is a link to a target that is not here, "
-                "or no regular file"
+                f"its chunk {link!r} is missing: the file is a link to a target that is not here "
+                "or that lies outside of the checkpoint, or no regular file. Copy the checkpoint "
+                "with what its links stand for (cp -rL)"
             )
         elif missing is not None:
             wrong = f"its chunk {missing!r} is missing, and every chunk was written"

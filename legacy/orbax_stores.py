@@ -16,7 +16,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from legacy.errors import CannotLook, DamagedCheckpoint, LegacyError, UnsupportedCheckpoint
-from legacy.orbax_documents import cannot_look, entry_kind, list_folder, read_regular
+from legacy.orbax_documents import (
+    cannot_look,
+    entry_kind,
+    leads_out,
+    list_folder,
+    out_of_checkpoint,
+    read_regular,
+)
 from legacy.orbax_zarr import ZARR2_METADATA, ZARR3_METADATA, other_metadata
 
 if TYPE_CHECKING:
@@ -93,17 +100,21 @@ def translated(error: Exception, what: str, path: Path) -> LegacyError:
     )
 
 
-def dangling_chunk(folder: Path) -> str | None:
-    """The name of a chunk of an array that is a link to nothing (git-annex, DVC), or None.
+def dangling_chunk(folder: Path, root: Path) -> str | None:
+    """The name of a chunk that is a link to nothing or out of the checkpoint, or None.
 
-    TensorStore takes such a chunk for one that was never written. A pipe, on which it would wait,
-    is named as well.
+    TensorStore takes the one (git-annex, DVC) for a chunk that was never written, and follows the
+    other. A pipe, on which it would wait, is named as well.
 
     Raises:
         CannotLook: the folder or a file cannot be looked at.
     """
     files = (name for name in _walk(folder) if name[:1].isdigit() or Path(name).parts[0] == "c")
-    return min((name for name in files if entry_kind(folder / name) != "file"), default=None)
+    return min((name for name in files if not _is_plain(folder / name, root)), default=None)
+
+
+def _is_plain(file: Path, root: Path) -> bool:
+    return entry_kind(file) == "file" and leads_out(file, root) is None
 
 
 def _walk(top: Path) -> Iterator[str]:
@@ -143,11 +154,7 @@ class Database:
         folders = [self.root / DATA, *(self.root / part / DATA for part in parts)]
         for folder in folders:
             if not os.path.realpath(folder).startswith(f"{os.path.realpath(self.root)}{os.sep}"):
-                raise UnsupportedCheckpoint(
-                    f"{folder} leads out of the checkpoint, to {os.path.realpath(folder)}, and is "
-                    "not followed. Copy the files in if you trust them.",
-                    path=folder,
-                )
+                raise out_of_checkpoint(folder, os.path.realpath(folder))
         files = [folder / name for folder in folders for name in list_folder(folder)]
         for file in (self.root / MANIFEST, *files):
             if entry_kind(file) == "other":
@@ -156,6 +163,9 @@ class Database:
                     "Copy the checkpoint again, or take another step.",
                     path=file,
                 )
+            real = leads_out(file, self.root)
+            if real is not None and entry_kind(file) == "file":
+                raise out_of_checkpoint(file, real)
 
     @cached_property
     def keys(self) -> list[bytes]:
@@ -291,7 +301,7 @@ class Folder:
     def arrays(self) -> Iterator[str]:
         """The names of all arrays, found by walking; symbolic links are not followed."""
         for place, _, files in os.walk(self.root, onerror=_refuse):
-            if any(name in files for name in _NAMES) or _otherwise_named(place, files):
+            if any(name in files for name in _NAMES) or self._otherwise_named(place, files):
                 yield str(Path(place).relative_to(self.root))
 
     def metadata(self, name: str) -> tuple[str, bytes] | None:
@@ -311,11 +321,14 @@ class Folder:
             return None
         place = f"{self.root}/{name}"
         self._refuse_link(name)
+        for file in _NAMES:
+            if (real := leads_out(f"{place}/{file}", self.root)) is not None:
+                raise out_of_checkpoint(Path(place, file), real)
         found = [(n, text) for n in _NAMES if (text := _read(f"{place}/{n}")) is not None]
         if len(found) > 1:
             raise _both_formats(place, self.root)
         files = [] if found or not name else list_folder(Path(place))
-        if (other := _otherwise_named(place, files)) is not None:
+        if (other := self._otherwise_named(place, files)) is not None:
             return other
         if any(c[:1].isdigit() or c == "c" for c in files):
             raise UnsupportedCheckpoint(
@@ -331,21 +344,32 @@ class Folder:
         if any(entry_kind(place / n) is not None for n in _NAMES):
             return True
         return entry_kind(place) == "folder" and (
-            _otherwise_named(str(place), list_folder(place)) is not None
+            self._otherwise_named(str(place), list_folder(place)) is not None
         )
 
     def chunk_names(self, name: str) -> frozenset[str]:
-        """The files below an array, relative to its folder; a link to nothing is no file."""
+        """The files below an array, relative to its folder; a link to nothing is none."""
         top = self.root / name
-        return frozenset(n for n in _walk(top) if entry_kind(top / n) == "file")
+        return frozenset(n for n in _walk(top) if _is_plain(top / n, self.root))
 
     def dangling(self, name: str) -> str | None:
-        """The first chunk of an array that is a link to nothing."""
-        return dangling_chunk(self.root / name)
+        """The first chunk of an array that is a link to nothing, or out of the checkpoint."""
+        return dangling_chunk(self.root / name, self.root)
 
     def contents(self, name: str, wanted: Iterable[str]) -> dict[str, bytes]:
         """Some files of an array, for the few that TensorStore cannot open in place."""
         return {n: (self.root / name / n).read_bytes() for n in wanted}
+
+    def _otherwise_named(self, place: str, files: Iterable[str]) -> tuple[str, bytes] | None:
+        """The one file beside the chunks of an array that describes it, and its text."""
+        found: list[tuple[str, bytes]] = []
+        for name in other_metadata(files)[:_MAX_OTHERS]:
+            file = Path(place, name)
+            if _is_plain(file, self.root) and file.stat().st_size <= _MAX_OTHER:
+                text = _read(str(file))
+                if text is not None and _is_zarr2(text):
+                    found.append((name, text))
+        return found[0] if len(found) == 1 else None
 
     def _refuse_link(self, name: str) -> None:
         text = str(self.root)
@@ -360,23 +384,7 @@ class Folder:
             # realpath, unlike resolve(), bears with a loop
             real = Path(os.path.realpath(text)) if is_link else self.root
             if is_link and not real.is_relative_to(os.path.realpath(self.root)):
-                raise UnsupportedCheckpoint(
-                    f"{text} is a symbolic link out of the checkpoint ({real}), and is "
-                    "not followed. Copy the files in if you trust them",
-                    path=Path(text),
-                )
-
-
-def _otherwise_named(place: str, files: Iterable[str]) -> tuple[str, bytes] | None:
-    """The one file beside the chunks of an array that describes it, and its text."""
-    found: list[tuple[str, bytes]] = []
-    for name in other_metadata(files)[:_MAX_OTHERS]:
-        file = Path(place, name)
-        if entry_kind(file) == "file" and file.stat().st_size <= _MAX_OTHER:
-            text = _read(str(file))
-            if text is not None and _is_zarr2(text):
-                found.append((name, text))
-    return found[0] if len(found) == 1 else None
+                raise out_of_checkpoint(Path(text), str(real))
 
 
 def _is_zarr2(text: bytes) -> bool:

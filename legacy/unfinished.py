@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Final
 
 from legacy.flax_gda import GDA_SUFFIX
 from legacy.orbax import TEMPORARY
+from legacy.orbax_eras import NOT_COMMITTED
 from legacy.orbax_metadata import STEP_METADATA
-from legacy.orbax_tree import NOT_COMMITTED
 from legacy.step_names import split_step
 
 if TYPE_CHECKING:

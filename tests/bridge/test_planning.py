@@ -26,7 +26,7 @@ import legacy
 from bridge import BridgeError, Target, TargetError
 from legacy import LeafTable
 from legacy.leaves import unreadable
-from legacy.orbax_tree import INDEX_LOST
+from legacy.orbax_eras import INDEX_LOST
 
 CNN = {"Conv_0/kernel": (3, 3, 1, 4), "Conv_0/bias": (4,), "Dense_0/kernel": (4, 2)}
 NEW = {"stem/kernel": (3, 3, 1, 4), "stem/bias": (4,), "head/kernel": (4, 2)}

@@ -155,8 +155,13 @@ def _loss(checkpoint: legacy.Checkpoint, leaf: legacy.Leaf, why: str, name: str)
         except legacy.LegacyError:
             return
         yield f"{name}: kind unreadable, and it was read"
-    elif not (leaf.notes or _said_of_all(checkpoint, why)):
+    elif not (_said_of_leaf(leaf, why) or _said_of_all(checkpoint, why)):
         yield f"{name}: read as {leaf.kind} without a note, though {why}"
+
+
+def _said_of_leaf(leaf: legacy.Leaf, why: str) -> bool:
+    """Whether a note is about the loss; many leaves have one on byte order and lost nothing."""
+    return any("byte order" in why or "byte order" not in note for note in leaf.notes)
 
 
 def _said_of_all(checkpoint: legacy.Checkpoint, why: str) -> bool:

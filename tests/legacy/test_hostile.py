@@ -433,7 +433,7 @@ def test_the_data_of_a_database_is_not_looked_for_elsewhere(name, tmp_path):
     database = Path(shutil.copytree(DATABASE, tmp_path / "ckpt"))
     (database / name).rename(tmp_path / "elsewhere")
     (database / name).symlink_to("../elsewhere")
-    assert "leads out of the checkpoint" in str(refused(database))
+    assert "is a symbolic link out of the checkpoint" in str(refused(database))
 
 
 def crc32c(data):
@@ -524,7 +524,8 @@ def test_what_is_no_file_is_neither_waited_for_nor_read(kind, tmp_path):
 
 
 def test_a_step_and_a_side_folder_that_are_no_files_are_not_waited_for(tmp_path):
-    kinds = {"pipe": "DamagedCheckpoint", "device": "DamagedCheckpoint", "socket": "CannotLook"}
+    # the device is a link to one, as everybody can make it
+    kinds = {"pipe": "DamagedCheckpoint", "device": "UnsupportedCheckpoint", "socket": "CannotLook"}
     for kind in kinds:
         run = tmp_path / kind
         write_array(run / "checkpoint_1_gda" / "a")

@@ -839,7 +839,7 @@ def test_a_chunk_that_is_a_link_to_nothing_is_missing(copy, layout, complete):
         )
     array = folder / "params.Dense_0.bias"
     chunk = array / ("0" if layout == "zarr" else "c/0")
-    moved = chunk.rename(folder.parent / "annexed")
+    moved = chunk.rename(folder / "annexed")
     chunk.symlink_to(moved)
     leaf = open_tree(folder)[0]["params", "Dense_0", "bias"]
     assert np.array_equal(leaf.read(), np.zeros(5))
@@ -849,6 +849,38 @@ def test_a_chunk_that_is_a_link_to_nothing_is_missing(copy, layout, complete):
         leaf.read()
     with pytest.raises(DamagedCheckpoint, match=said):
         open_tree(folder)[0][leaf.path].read()
+
+
+@pytest.mark.parametrize(
+    ("layout", "name"),
+    [
+        ("zarr", "half/0"),
+        ("zarr", "half/.zarray"),
+        ("zarr3", "params.Dense_0.bias/c/0"),
+        ("zarr", "_METADATA"),
+        ("zarr", "_CHECKPOINT_METADATA"),
+        ("zarr", "_strings.json"),
+        ("zarr", "array_metadatas/process_0"),
+        ("ocdbt", "manifest.ocdbt"),
+        ("ocdbt", "d/*"),
+    ],
+)
+def test_a_file_that_is_a_link_out_of_the_folder_is_not_followed(copy, layout, name):
+    folder = copy(layout)
+    files = list(folder.glob(name))
+    assert files
+    for file in files:
+        file.symlink_to(file.rename(folder.parent / file.name))
+    with pytest.raises(LegacyError, match=r"out(side)? of the checkpoint"):
+        read_all(folder)
+
+
+def test_an_item_that_is_a_link_out_of_its_step_is_not_followed(copy):
+    step = copy("manager/5")
+    (step / "rng").rename(step.parent / "elsewhere")
+    (step / "rng").symlink_to("../elsewhere")
+    items, _, _ = open_items(step)
+    assert "out of the checkpoint" in items["rng"][()].problem
 
 
 def test_a_chunk_of_a_gda_folder_that_is_a_link_to_nothing_is_missing(tmp_path):

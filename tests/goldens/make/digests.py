@@ -1,4 +1,4 @@
-"""Writes DIGESTS.sha256: the sha256 of every file of every golden, checkpoint and truth.
+"""Writes DIGESTS.sha256: the sha256 of every file of every golden, and of every archive.
 
     python digests.py [GOLDENS]
 
@@ -14,8 +14,9 @@ def main():
     """Hash everything below the era folders, in the order of the names."""
     root = pathlib.Path(sys.argv[1] if len(sys.argv) > 1 else __file__).resolve()
     root = root if root.is_dir() else root.parent.parent
-    names = sorted(path.relative_to(root).as_posix() for path in root.glob("*/*/**/*")
-                   if path.is_file() and path.relative_to(root).parts[0] != "make")
+    files = [*root.glob("*/*/**/*"), *root.glob("eras/*")]
+    names = sorted({path.relative_to(root).as_posix() for path in files
+                    if path.is_file() and path.relative_to(root).parts[0] != "make"})
     lines = [f"{hashlib.sha256((root / name).read_bytes()).hexdigest()}  {name}\n"
              for name in names]
     (root / "DIGESTS.sha256").write_text("".join(lines), encoding="utf-8")

@@ -36,6 +36,10 @@ _NOT_RUN = (
     "the Linen module or a sample input was given; this release does not run them, so nothing "
     "here is proven by fingerprint"
 )
+_NNX_SOURCE = (
+    "the source is an NNX state itself: this release reads it, and takes its entries for what they "
+    "would be in Linen; check the roles, above all those of random streams"
+)
 _KEPT: tuple[tuple[Role, str], ...] = (("rng", "keep-rng"), ("step", "keep"), ("rest", "keep"))
 """Roles that have no home in a model, and the rule by which they are carried."""
 
@@ -106,6 +110,7 @@ def plan(
         warnings=(
             *(() if linen is None and sample_input is None else (_NOT_RUN,)),
             *(e for e in checkpoint.format.evidence if e.startswith((INDEX_LOST, NOT_COMMITTED))),
+            *((_NNX_SOURCE,) if "NNX state" in checkpoint.format.era else ()),
         ),
     )
 

@@ -21,6 +21,7 @@ from legacy.orbax_documents import (
     list_folder,
     optional,
     read_json,
+    refuse_links,
     short,
 )
 from legacy.orbax_rich import VALUE_TREE, rich_nodes
@@ -309,6 +310,7 @@ def random_key_impls(folder: Path) -> dict[str, str | None] | None:
     inside = folder / ARRAY_METADATAS
     if entry_kind(inside) is None:
         return None
+    refuse_links(inside)
     files = [inside / name for name in list_folder(inside)]
     files = [file for file in files if entry_kind(file) == "file"]
     if not files:

@@ -27,7 +27,6 @@ from legacy.orbax_index import (
 )
 from legacy.orbax_leaves import LeafMaker
 from legacy.orbax_metadata import (
-    ARRAY_METADATAS,
     DOCUMENTS,
     STRING_TYPE,
     STRINGS,
@@ -77,7 +76,6 @@ def read_tree(folder: Path) -> OpenedTree:
         UnsupportedCheckpoint: parts that the index names are not on disk, or cannot be read.
     """
     refuse_links(folder)
-    refuse_links(folder / ARRAY_METADATAS)
     metadata = read_tree_metadata(folder)
     stores = ArrayStores(folder)
     aggregate = find_aggregate(folder, stores.folder.names, metadata)

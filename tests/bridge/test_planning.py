@@ -472,6 +472,12 @@ def test_what_a_lost_index_hides_is_a_warning_of_the_plan():
     assert make(source).warnings == ()
 
 
+def test_a_source_that_is_an_nnx_state_is_a_warning_of_the_plan():
+    source = checkpoint(*tree("layer", {"kernel/raw_value": (2,)}))
+    found = replace(source.format, era="orbax 0.5, an NNX state of flax 0.8.2-0.8.5")
+    assert "an NNX state itself" in make(replace(source, format=found)).warnings[0]
+
+
 def lost(path):
     path = legacy.parse_path(path)
     return unreadable(path, legacy.DamagedCheckpoint("ckpt/d/07: cut"))

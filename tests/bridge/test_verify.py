@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,8 @@ import bridge
 import legacy
 from bridge import _verify
 from bridge._verify import verify_step
+from bridge._verify_orbax import restored_differences
+from bridge._verify_output import Output
 from bridge.errors import BridgeError, PlanMismatch, VerifyFailed
 
 GOLDENS = Path(__file__).parents[1] / "goldens"
@@ -74,9 +77,22 @@ def test_one_flipped_bit_is_found_with_its_path_and_distance(out, plan):
         verdict.require_ok()
 
 
-def test_full_finds_the_same_flip_once_more_through_orbax(out, plan):
+def test_nobody_climbs_above_a_broken_rung(out, plan):
     overwrite(out, "model", KERNEL, lambda value: value + 1)
-    assert [p.rung for p in check(out, plan, "full").problems] == ["c", "d"]
+    verdict = check(out, plan, "full")
+    assert ([p.rung for p in verdict.problems], verdict.rung) == (["c"], "b")
+
+
+def test_what_orbax_restores_is_held_against_the_digests_of_the_source(out, plan):
+    source = legacy.open(GOLDEN).leaves["params", "Dense_0", "kernel"].read()
+    ref = next(r for s in plan.steps for r in s.slots if str(r) == "model:Dense_0/kernel")
+    digests = {ref: hashlib.sha256(source.tobytes()).hexdigest()}
+    output = Output(legacy.open(out), plan)
+    rest = (output.checkpoint, output.places, plan.target, digests)
+    assert list(restored_differences(*rest)) == []
+    overwrite(out, "model", KERNEL, lambda value: value + 1)
+    (problem,) = restored_differences(*rest)
+    assert (problem.rung, str(problem.slot)) == ("d", "model:Dense_0/kernel")
 
 
 def test_a_wrong_shape_and_dtype_are_rung_b(out, plan):

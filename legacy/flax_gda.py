@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Final
 
 from legacy.errors import DamagedCheckpoint, UnsupportedCheckpoint
 from legacy.leaves import Leaf, LeafPath, format_path
+from legacy.orbax_folders import Folder
 from legacy.orbax_reader import ArrayReader, FoundArray
-from legacy.orbax_stores import Folder
 from legacy.orbax_zarr import ZARR2_METADATA, ArrayMetadata, parse_array_metadata
 
 if TYPE_CHECKING:

@@ -1,17 +1,14 @@
 """The values every format is read into: a leaf, and a table of leaves.
 
 Whatever wrote a checkpoint, the rest of the program sees one thing: a mapping from a path (a
-tuple of strings) to a leaf that knows its kind, shape and dtype and has not been read yet. Paths
-stay tuples everywhere, because a key may hold a slash or a dot; :func:`format_path` is the only
-place where one becomes text, and :func:`parse_path` its inverse.
+tuple of strings, see :mod:`legacy.leaf_paths`) to a leaf that knows its kind, shape and dtype and
+has not been read yet.
 """
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,6 +18,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 
 from legacy.errors import DamagedCheckpoint, LegacyError
+from legacy.leaf_paths import LeafPath, format_path, natural_key, parse_path
 
 __all__ = [
     "FileRegion",
@@ -35,9 +33,6 @@ __all__ = [
     "parse_path",
     "unreadable",
 ]
-
-LeafPath: TypeAlias = tuple[str, ...]
-"""Where a leaf is: dict keys, field names and sequence indices, all as strings."""
 
 Index: TypeAlias = tuple[slice, ...]
 
@@ -56,74 +51,6 @@ was saved; ``Leaf.problem`` says why, and ``read`` raises.
 
 ARRAY_KINDS: frozenset[str] = frozenset({"array", "scalar", "key"})
 """Kinds whose value is bytes of a shape and a dtype."""
-
-_PLAIN = re.compile(r"[^/\"\s\\*{}\[\]#]+")
-_COMPONENT = re.compile(r'"(?:[^"\\]|\\.)*"|[^/"]+')
-_DIGITS = re.compile(r"(\d+)")
-
-
-def format_path(path: LeafPath) -> str:
-    """Print a path; components that would not read back plainly are quoted as JSON strings.
-
-    >>> format_path(("params", "Dense_0", "kernel"))
-    'params/Dense_0/kernel'
-    >>> format_path(("SpectralNorm_0", "Dense_0/kernel/u"))
-    'SpectralNorm_0/"Dense_0/kernel/u"'
-    >>> format_path(())
-    '/'
-    """
-    if not path:
-        return "/"
-    return "/".join(p if _PLAIN.fullmatch(p) else json.dumps(p, ensure_ascii=False) for p in path)
-
-
-def parse_path(text: str) -> LeafPath:
-    """Read back what :func:`format_path` printed.
-
-    Raises:
-        LegacyError: an empty component or a quote that does not close.
-
-    >>> parse_path('SpectralNorm_0/"Dense_0/kernel/u"')
-    ('SpectralNorm_0', 'Dense_0/kernel/u')
-    """
-    if text == "/":
-        return ()
-    parts: list[str] = []
-    at = 0
-    while True:
-        found = _COMPONENT.match(text, at)
-        if found is None:
-            raise LegacyError(
-                f"path {text!r}: expected a component at character {at}. "
-                'Write components between slashes; quote one that holds a slash: a/"b/c"/d.'
-            )
-        part = found.group()
-        parts.append(json.loads(part) if part.startswith('"') else part)
-        at = found.end()
-        if at == len(text):
-            return tuple(parts)
-        if text[at] != "/":
-            raise LegacyError(f"path {text!r}: expected a slash at character {at}.")
-        at += 1
-
-
-def natural_key(path: LeafPath) -> tuple[tuple[tuple[int, int, str], ...], ...]:
-    """Sort key in which ``Dense_10`` follows ``Dense_2``.
-
-    >>> sorted([("Dense_10",), ("Dense_2",)], key=natural_key)
-    [('Dense_2',), ('Dense_10',)]
-    """
-    return tuple(_natural_part(p) for p in path)
-
-
-@functools.lru_cache(maxsize=1 << 16)  # names repeat from block to block
-def _natural_part(part: str) -> tuple[tuple[int, int, str], ...]:
-    # isascii: "²".isdigit() is true and int("²") is an error
-    return tuple(
-        (0, int(s), "") if s.isascii() and s.isdigit() else (1, 0, s)
-        for s in _DIGITS.split(part)
-        if s
-    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,13 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from legacy.errors import DamagedCheckpoint, LegacyError, UnsupportedCheckpoint
+from legacy.orbax_folders import Folder, escapes
 from legacy.orbax_processes import Scattered, gather, incomplete
 from legacy.orbax_reader import FoundArray
 from legacy.orbax_stores import (
     MANIFEST,
     Database,
-    Folder,
-    escapes,
     has_manifest,
     process_databases,
 )

@@ -16,8 +16,9 @@ import numpy as np
 
 from legacy.errors import DamagedCheckpoint, LegacyError, UnsupportedCheckpoint
 from legacy.leaves import Index, LeafPath, StoredArray, format_path
+from legacy.orbax_folders import Folder
 from legacy.orbax_processes import Scattered
-from legacy.orbax_stores import TENSORSTORE_ERRORS, Database, Folder, translated
+from legacy.orbax_stores import TENSORSTORE_ERRORS, Database, translated
 from legacy.orbax_zarr import ZARR2_METADATA, ZARR3_METADATA, ArrayMetadata
 
 __all__ = ["ArrayReader", "FoundArray"]

@@ -14,6 +14,7 @@ from legacy.leaves import Leaf, LeafTable, format_path, unreadable
 from legacy.orbax_arrays import ArrayStores
 from legacy.orbax_documents import refuse_links
 from legacy.orbax_eras import era_of, evidence_of, layout_of
+from legacy.orbax_folders import escapes
 from legacy.orbax_index import (
     NONE_NOTE,
     TreeIndex,
@@ -35,7 +36,6 @@ from legacy.orbax_metadata import (
     read_tree_metadata,
 )
 from legacy.orbax_reader import FoundArray
-from legacy.orbax_stores import escapes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

@@ -36,7 +36,7 @@ from damage_cases import SAMPLE, Damage, Depth, Subject, damages, kind_of, state
 
 import legacy
 from legacy.leaves import Leaf
-from legacy.orbax_stores import Folder
+from legacy.orbax_folders import Folder
 
 LeafId = tuple[str, ...]
 """The item and the path of a leaf."""

@@ -1,0 +1,87 @@
+"""Where a leaf is: a tuple of strings, and the one way in which it becomes text and back.
+
+A key may hold a slash, a dot or a quote, so paths stay tuples everywhere; :func:`format_path` is
+the only place where one becomes text, and :func:`parse_path` its inverse.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+from typing import TypeAlias
+
+from legacy.errors import LegacyError
+
+__all__ = ["LeafPath", "format_path", "natural_key", "parse_path"]
+
+LeafPath: TypeAlias = tuple[str, ...]
+"""Where a leaf is: dict keys, field names and sequence indices, all as strings."""
+
+_PLAIN = re.compile(r"[^/\"\s\\*{}\[\]#]+")
+_COMPONENT = re.compile(r'"(?:[^"\\]|\\.)*"|[^/"]+')
+_DIGITS = re.compile(r"(\d+)")
+
+
+def format_path(path: LeafPath) -> str:
+    """Print a path; components that would not read back plainly are quoted as JSON strings.
+
+    >>> format_path(("params", "Dense_0", "kernel"))
+    'params/Dense_0/kernel'
+    >>> format_path(("SpectralNorm_0", "Dense_0/kernel/u"))
+    'SpectralNorm_0/"Dense_0/kernel/u"'
+    >>> format_path(())
+    '/'
+    """
+    if not path:
+        return "/"
+    return "/".join(p if _PLAIN.fullmatch(p) else json.dumps(p, ensure_ascii=False) for p in path)
+
+
+def parse_path(text: str) -> LeafPath:
+    """Read back what :func:`format_path` printed.
+
+    Raises:
+        LegacyError: an empty component or a quote that does not close.
+
+    >>> parse_path('SpectralNorm_0/"Dense_0/kernel/u"')
+    ('SpectralNorm_0', 'Dense_0/kernel/u')
+    """
+    if text == "/":
+        return ()
+    parts: list[str] = []
+    at = 0
+    while True:
+        found = _COMPONENT.match(text, at)
+        if found is None:
+            raise LegacyError(
+                f"path {text!r}: expected a component at character {at}. "
+                'Write components between slashes; quote one that holds a slash: a/"b/c"/d.'
+            )
+        part = found.group()
+        parts.append(json.loads(part) if part.startswith('"') else part)
+        at = found.end()
+        if at == len(text):
+            return tuple(parts)
+        if text[at] != "/":
+            raise LegacyError(f"path {text!r}: expected a slash at character {at}.")
+        at += 1
+
+
+def natural_key(path: LeafPath) -> tuple[tuple[tuple[int, int, str], ...], ...]:
+    """Sort key in which ``Dense_10`` follows ``Dense_2``.
+
+    >>> sorted([("Dense_10",), ("Dense_2",)], key=natural_key)
+    [('Dense_2',), ('Dense_10',)]
+    """
+    return tuple(_natural_part(p) for p in path)
+
+
+@functools.lru_cache(maxsize=1 << 16)  # names repeat from block to block
+def _natural_part(part: str) -> tuple[tuple[int, int, str], ...]:
+    # isascii: "²".isdigit() is true and int("²") is an error
+    return tuple(
+        (0, int(s), "") if s.isascii() and s.isdigit() else (1, 0, s)
+        for s in _DIGITS.split(part)
+        if s
+    )

@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from legacy.errors import CannotLook, DamagedCheckpoint, LegacyError
+from legacy.errors import CannotLook, DamagedCheckpoint, LegacyError, UnsupportedCheckpoint
 from legacy.orbax_documents import (
     entry_kind,
     leads_out,
@@ -40,6 +40,10 @@ TENSORSTORE_ERRORS: Final = (
     MemoryError,
 )
 
+NEWER_TENSORSTORE: Final = "the installed TensorStore does not know"
+"""In the error for an array that only a newer TensorStore reads."""
+
+_UNKNOWN_DTYPE = re.compile(r"Unsupported (?:zarr dtype|data type): ")
 _CACHE_BYTES: Final = 1 << 26
 _BATCH: Final = 4096
 _NAMES: Final = (ZARR2_METADATA, ZARR3_METADATA)
@@ -73,6 +77,11 @@ def translated(error: Exception, what: str, path: Path) -> LegacyError:
     said = _SPEC.sub("", str(error)) or type(error).__name__
     if "PERMISSION_DENIED" in said or isinstance(error, PermissionError):
         return CannotLook(f"{what} cannot be read: {said}. Make it readable.", path=path)
+    if _UNKNOWN_DTYPE.search(said):  # 0.1.84 has no float8_e8m0fnu
+        return UnsupportedCheckpoint(
+            f"{what} has an element type that {NEWER_TENSORSTORE} ({said}). Upgrade tensorstore.",
+            path=path,
+        )
     return DamagedCheckpoint(
         f"{what} cannot be read: {said}. The checkpoint is damaged or incomplete; take another "
         "step or a backup.",

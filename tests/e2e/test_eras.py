@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 from compare import differences
 
+from legacy.orbax_stores import NEWER_TENSORSTORE
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -53,7 +55,10 @@ def test_the_index_names_every_golden(era_folder):
 @pytest.mark.parametrize("name", INDEX)
 def test_a_golden_reads_as_its_truth(name, era_folder):
     era, golden = name.split("/")
-    assert differences(era_folder(era) / golden) == []
+    found = differences(era_folder(era) / golden)
+    if found and all(NEWER_TENSORSTORE in line for line in found):
+        pytest.skip(found[0])  # the oldest supported release lacks float8_e8m0fnu
+    assert found == []
 
 
 def _other_array(arrays, document):

@@ -1160,6 +1160,13 @@ def test_a_folder_that_may_not_be_listed_is_not_called_empty(copy, monkeypatch, 
         read_all(folder)
 
 
+@pytest.mark.parametrize("said", ["zarr dtype", "data type"])
+def test_what_only_a_newer_tensorstore_reads_is_not_called_damage(said):
+    error = translated(ValueError(f'x: Unsupported {said}: "float9"'), "leaf a", Path("f"))
+    assert isinstance(error, UnsupportedCheckpoint)
+    assert "Upgrade tensorstore" in str(error)
+
+
 def test_what_tensorstore_may_not_read_is_not_called_damage():
     error = translated(
         ValueError("PERMISSION_DENIED: x [tensorstore_spec='{}']"), "leaf a", Path("f")

@@ -21,7 +21,7 @@ from typing import TypeAlias
 
 from bridge.errors import RuleError
 from bridge.patterns_match import Component, Hole, Program, Rest, Text, search
-from legacy.leaves import LeafPath, format_path
+from legacy.leaf_paths import LeafPath, components, format_path
 
 __all__ = ["Captures", "Pattern"]
 
@@ -178,21 +178,7 @@ class Pattern:
 
 
 def _components(text: str) -> Iterator[str]:
-    at = 0
-    while True:
-        found = _COMPONENT.match(text, at)
-        if found is None:
-            raise RuleError(
-                f"pattern {text!r}: expected a component at character {at}. "
-                'Write components between slashes; quote one that holds a slash: a/"b/c"/d.'
-            )
-        yield found.group()
-        at = found.end()
-        if at == len(text):
-            return
-        if text[at] != "/":
-            raise RuleError(f"pattern {text!r}: expected a slash at character {at}.")
-        at += 1
+    return components(text, _COMPONENT, lambda said: RuleError(f"pattern {text!r}: {said}"))
 
 
 def _single(part: str, whole: Sequence[str]) -> list[str]:

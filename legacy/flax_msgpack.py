@@ -24,7 +24,7 @@ from typing import Any, Final
 from legacy.checkpoint import Format
 from legacy.errors import DamagedCheckpoint, LegacyError, NotACheckpoint, UnsupportedCheckpoint
 from legacy.flax_gda import SideFolder, is_gda_placeholder
-from legacy.leaves import Leaf, LeafPath, LeafTable, Node, format_path, unreadable
+from legacy.leaves import Leaf, LeafPath, LeafTable, Node, error_of, format_path, unreadable
 from legacy.msgpack_index import ArrayAt, TupleAt, UnreadableAt, map_file, scan
 from legacy.msgpack_leaves import Place, chunked_leaf, debris, is_chunked, plain_leaf
 
@@ -282,13 +282,7 @@ def _raise_lost(file: Path, leaves: list[Leaf]) -> None:
     lost = [leaf for leaf in leaves if leaf.kind == "unreadable"]
     if not lost or any(leaf.kind not in _HOLLOW for leaf in leaves):
         return
-    problems: list[LegacyError] = []
-    for leaf in lost:
-        try:
-            leaf.read()
-        except LegacyError as error:
-            problems.append(error)
-    _raise_all(file, problems)
+    _raise_all(file, [error_of(leaf) for leaf in lost])
 
 
 def _describe(found: _Found) -> Format:

@@ -9,11 +9,12 @@ from __future__ import annotations
 import functools
 import json
 import re
+from collections.abc import Callable, Iterator
 from typing import TypeAlias
 
 from legacy.errors import LegacyError
 
-__all__ = ["LeafPath", "format_path", "natural_key", "parse_path"]
+__all__ = ["LeafPath", "components", "format_path", "natural_key", "parse_path"]
 
 LeafPath: TypeAlias = tuple[str, ...]
 """Where a leaf is: dict keys, field names and sequence indices, all as strings."""
@@ -49,22 +50,40 @@ def parse_path(text: str) -> LeafPath:
     """
     if text == "/":
         return ()
-    parts: list[str] = []
+    parts = components(text, _COMPONENT, lambda said: LegacyError(f"path {text!r}: {said}"))
+    return tuple(json.loads(part) if part.startswith('"') else part for part in parts)
+
+
+def components(
+    text: str, component: re.Pattern[str], refuse: Callable[[str], Exception]
+) -> Iterator[str]:
+    """Cut text at the slashes between its components, quotes and all.
+
+    Args:
+        text: a path, or a pattern of paths.
+        component: what a component looks like.
+        refuse: makes the error of what is wrong with the text.
+
+    Yields:
+        The components, as they are written.
+
+    >>> list(components('a/"b/c"', _COMPONENT, ValueError))
+    ['a', '"b/c"']
+    """
     at = 0
     while True:
-        found = _COMPONENT.match(text, at)
+        found = component.match(text, at)
         if found is None:
-            raise LegacyError(
-                f"path {text!r}: expected a component at character {at}. "
+            raise refuse(
+                f"expected a component at character {at}. "
                 'Write components between slashes; quote one that holds a slash: a/"b/c"/d.'
             )
-        part = found.group()
-        parts.append(json.loads(part) if part.startswith('"') else part)
+        yield found.group()
         at = found.end()
         if at == len(text):
-            return tuple(parts)
+            return
         if text[at] != "/":
-            raise LegacyError(f"path {text!r}: expected a slash at character {at}.")
+            raise refuse(f"expected a slash at character {at}.")
         at += 1
 
 

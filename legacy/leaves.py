@@ -28,6 +28,7 @@ __all__ = [
     "LeafTable",
     "Node",
     "StoredArray",
+    "error_of",
     "format_path",
     "natural_key",
     "parse_path",
@@ -207,6 +208,19 @@ def unreadable(
         notes=notes,
         problem=said,
     )
+
+
+def error_of(leaf: Leaf) -> LegacyError:
+    """The error that reading an ``unreadable`` leaf raises.
+
+    >>> error_of(unreadable(("a",), DamagedCheckpoint("cut"))).message
+    'leaf a cannot be read: cut'
+    """
+    try:
+        leaf.read()
+    except LegacyError as error:
+        return error
+    raise AssertionError(leaf)
 
 
 @dataclass(frozen=True, slots=True)

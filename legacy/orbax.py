@@ -118,12 +118,13 @@ def open_items(folder: Path) -> tuple[Mapping[str, LeafTable], Format, Mapping[s
     >>> items["config"]["depth",].read()
     2
     """
-    refuse_links(folder)
-    step = read_step_metadata(folder)
     if is_tree_folder(folder):
         tree = read_tree(folder)
+        step = read_step_metadata(folder)
         custom = (step.custom if step else None) or tree.custom
         return {DEFAULT_ITEM: tree.table}, _format([tree], folder, ()), custom
+    refuse_links(folder)
+    step = read_step_metadata(folder)
     tables: dict[str, LeafTable] = {}
     trees: list[OpenedTree] = []
     evidence: list[str] = []
@@ -248,10 +249,10 @@ def _open_item(place: Path) -> tuple[LeafTable, OpenedTree | None] | None:
     try:
         if (real := leads_out(place, place.parent)) is not None:
             raise out_of_checkpoint(place, real)
-        refuse_links(place)
         if is_tree_folder(place):
             tree = read_tree(place)
             return tree.table, tree
+        refuse_links(place)
         key = random_key_folder(place)
         if key is not None:
             inside, is_jax = key

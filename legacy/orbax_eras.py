@@ -12,7 +12,10 @@ from legacy.orbax_metadata import (
     AGGREGATE,
     CUSTOM_METADATA,
     SHARDING,
+    STORES_FILL_VALUE,
     TREE_METADATA,
+    USE_OCDBT,
+    USE_ZARR3,
     TreeMetadata,
 )
 
@@ -26,10 +29,10 @@ __all__ = ["INDEX_LOST", "NOT_COMMITTED", "UNKNOWN", "era_of", "evidence_of", "l
 
 _ZARR3_ERA: Final = "orbax 0.5-0.9 (2024)"
 _ERAS: Final = (
-    ("use_ocdbt", "orbax 0.12 or newer"),
+    (USE_OCDBT, "orbax 0.12 or newer"),
     (CUSTOM_METADATA, "orbax 0.11 (2024-2025)"),
-    ("store_array_data_equal_to_fill_value", "orbax 0.7-0.10 (2024)"),
-    ("use_zarr3", _ZARR3_ERA),
+    (STORES_FILL_VALUE, "orbax 0.7-0.10 (2024)"),
+    (USE_ZARR3, _ZARR3_ERA),
 )
 
 UNKNOWN: Final = "an unknown release of orbax"

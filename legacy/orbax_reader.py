@@ -136,9 +136,9 @@ class ArrayReader:
         metadata = self.found.metadata
         stored = self.found.store.chunk_names(self.found.key)
         wrong = None
-        missing = metadata.missing(stored) if self.complete or not metadata.fills else None
-        is_sparse = metadata.missing(stored) is not None
-        if is_sparse and (link := self.found.store.dangling(self.found.key)) is not None:
+        gap = metadata.missing(stored)
+        missing = gap if self.complete or not metadata.fills else None
+        if gap is not None and (link := self.found.store.dangling(self.found.key)) is not None:
             wrong = (
                 f"its chunk {link!r} is missing: the file is a link to a target that is not here "
                 "or that lies outside of the checkpoint, or no regular file. Copy the checkpoint "

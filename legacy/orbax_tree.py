@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from legacy.errors import DamagedCheckpoint, LegacyError, UnsupportedCheckpoint
-from legacy.leaves import Leaf, LeafTable, format_path, unreadable
+from legacy.leaves import Leaf, LeafTable, error_of, format_path, unreadable
 from legacy.orbax_arrays import ArrayStores
 from legacy.orbax_documents import refuse_links
 from legacy.orbax_eras import era_of, evidence_of, layout_of
@@ -146,18 +146,10 @@ def _problems(lost: list[Leaf]) -> list[str]:
 def _raise_lost(lost: list[Leaf], leaves: list[Leaf], root: Path) -> NoReturn:
     """Raise what is wrong with a tree of which not one value can be read."""
     problems = _problems(lost)
-    kinds = {_kind_of(leaf) for leaf in lost}
+    kinds = {type(error_of(leaf)) for leaf in lost}
     worst = DamagedCheckpoint if DamagedCheckpoint in kinds else UnsupportedCheckpoint
     count = f"{len(lost)} of {len(leaves) + len(lost)} leaves cannot be read"
     raise_all(kinds.pop() if len(kinds) == 1 else worst, f"{root}: {count}", problems, root)
-
-
-def _kind_of(leaf: Leaf) -> type[LegacyError]:
-    try:
-        leaf.read()
-    except LegacyError as error:
-        return type(error)
-    raise AssertionError(leaf)
 
 
 def _no_string(root: Path, want: Wanted) -> UnsupportedCheckpoint:

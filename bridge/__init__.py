@@ -35,6 +35,7 @@ if TYPE_CHECKING:
         WriteFailed,
     )
     from bridge.planning import plan
+    from bridge.probe import Probe
     from bridge.rules import CastRule, Ignore, Init, Map, Rules
     from bridge.target import Empty, Slot, SlotRef, Target
 
@@ -55,6 +56,7 @@ __all__ = [
     "Plan",
     "PlanMismatch",
     "PlanProblems",
+    "Probe",
     "Problem",
     "Restored",
     "RuleError",
@@ -90,6 +92,7 @@ _MODULES = {
         n for n in __all__ if n.endswith(("Error", "Exists", "Mismatch", "Problems", "Failed"))
     ),
     "bridge.planning": ("plan",),
+    "bridge.probe": ("Probe",),
     "bridge.rules": ("CastRule", "Ignore", "Init", "Map", "Rules"),
     "bridge.target": ("Empty", "Slot", "SlotRef", "Target"),
 }

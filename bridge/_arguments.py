@@ -110,6 +110,8 @@ def _plan(parser: _Parser) -> None:
     _target(parser)
     _step(parser)
     parser.add_argument("-o", "--output", metavar="PLAN", help="store the plan as JSON")
+    parser.add_argument("--suggest", metavar="TOML", help="write a rule for everything that is "
+                        "left, to edit and give as --rules")  # fmt: skip
     parser.add_argument(
         "--save-target", metavar="SPEC", help="store the target as JSON, for use without the model"
     )
@@ -181,7 +183,15 @@ def _target(parser: _Parser) -> None:
     parser.add_argument("--model", metavar="MOD:FN", help="returns an nnx.Module; also file.py:fn")
     parser.add_argument("--tx", metavar="MOD:FN", help="returns the optax transformation")
     parser.add_argument("--target", metavar="SPEC", help="a target stored by --save-target")
+    parser.add_argument("--linen", metavar="MOD:FN", help="returns the Linen module of the "
+                        "checkpoint: both models are run and compared")  # fmt: skip
+    parser.add_argument("--input", metavar="SPEC", help="how both are called: "
+                        "f32[2,28,28,1], several by comma, a .npy/.npz file, MOD:FN")  # fmt: skip
+    parser.add_argument("--method", action="append", metavar="NAME", help="a further method to "
+                        "call with the same input")  # fmt: skip
     parser.add_argument("--rules", metavar="TOML", help="user rules")
+    parser.add_argument("--allow-order", action="store_true", help="also write what only the "
+                        "order of numbered layers suggests")  # fmt: skip
     parser.add_argument(
         "--at",
         type=_at,
@@ -202,13 +212,19 @@ def _check_target(parser: _Parser, args: argparse.Namespace) -> None:
         parser.error("--target is instead of --model and --tx")
     if args.tx is not None and args.model is None:
         parser.error("--tx needs --model")
+    if args.linen is not None and args.model is None:
+        parser.error("--linen needs --model, the NNX model that it is compared with")
+    if (args.linen is None) != (args.input is None):
+        parser.error("--linen and --input go together")
+    if args.method and args.linen is None:
+        parser.error("--method needs --linen and --input")
     if getattr(args, "save_target", None) is not None and args.model is None:
         parser.error("--save-target needs --model")
 
 
 def _check_convert(parser: _Parser, args: argparse.Namespace) -> None:
     _check_target(parser, args)
-    named = [f for f in ("model", "tx", "target", "rules") if getattr(args, f) is not None]
+    named = [f for f in ("model", "tx", "target", "linen", "rules") if getattr(args, f) is not None]
     if args.plan is not None and (named or args.at):
         parser.error(f"--plan is instead of --{named[0] if named else 'at'}")
     if args.jobs > 1 and args.plan is None:

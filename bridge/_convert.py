@@ -82,6 +82,8 @@ def convert(
     tx: Any = None,
     linen: Any = None,
     sample_input: Any = None,
+    methods: Any = None,
+    allow_order: bool = False,
     rules: Any = None,
     transforms: Mapping[str, Any] | None = None,
     at: Any = None,
@@ -101,11 +103,13 @@ def convert(
         path: a checkpoint, or the folder of a run.
         out: the root of the new run: ``ocp.CheckpointManager(out)`` finds ``out/<step>``. Steps
             keep their numbers; a checkpoint without one becomes step 0.
-        plan: a plan made before; then none of the following six are used.
+        plan: a plan made before; then none of the following eight are used.
         model: see :func:`bridge.plan`.
         tx: see :func:`bridge.plan`.
         linen: see :func:`bridge.plan`.
         sample_input: see :func:`bridge.plan`.
+        methods: see :func:`bridge.plan`.
+        allow_order: see :func:`bridge.plan`.
         rules: see :func:`bridge.plan`.
         transforms: see :func:`bridge.plan`.
         at: see :func:`bridge.plan`.
@@ -143,6 +147,8 @@ def convert(
             "tx": tx,
             "linen": linen,
             "sample_input": sample_input,
+            "methods": methods,
+            "allow_order": allow_order,
             "rules": rules,
             "transforms": transforms,
             "at": at,

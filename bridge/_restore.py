@@ -57,6 +57,8 @@ def restore(
     transforms: Mapping[str, Any] | None = None,
     linen: Any = None,
     sample_input: Any = None,
+    methods: Any = None,
+    allow_order: bool = False,
     step: float | None = None,
     at: Any = None,
     seed: int = 0,
@@ -78,6 +80,8 @@ def restore(
         transforms: Orbax-style transforms.
         linen: the Linen module.
         sample_input: an example input.
+        methods: further methods to call.
+        allow_order: also take what only the order of numbered layers suggests.
         step: which step of a run.
         at: which part of the checkpoint feeds an item.
         seed: from which PRNG streams that no checkpoint holds are made.
@@ -116,11 +120,14 @@ def restore(
         "transforms": transforms,
         "linen": linen,
         "sample_input": sample_input,
+        "methods": methods,
+        "allow_order": allow_order or None,
         "at": at,
     }
     if plan is None:
         from bridge.planning import plan as make_plan  # noqa: PLC0415 - not for stored plans
 
+        words["allow_order"] = allow_order
         plan = make_plan(checkpoint, model=model, tx=tx, seed=seed, **words)
     elif given := [name for name, word in words.items() if word is not None]:
         raise BridgeError(

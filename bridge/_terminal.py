@@ -22,6 +22,7 @@ __all__ = [
     "show",
     "width",
     "write_spec",
+    "write_suggestions",
 ]
 
 DONE, FAILED, NOT_COMPARED, INTERRUPTED = 0, 1, 2, 130
@@ -88,6 +89,23 @@ def write_spec(path: str, data: Any) -> None:
 
     Path(path).write_text(json.dumps(data, indent=1), encoding="utf-8")
     note(f"target spec written to {path}")
+
+
+def write_suggestions(path: str, plan: Any) -> str:
+    """Write suggested rules to a new file, and give what to say.
+
+    Raises:
+        OutputExists: the file is there; rules that somebody edited are not written over.
+    """
+    from bridge.errors import OutputExists  # noqa: PLC0415
+    from bridge.suggest_file import suggestions  # noqa: PLC0415
+
+    try:
+        with Path(path).open("x", encoding="utf-8") as file:
+            file.write(suggestions(plan))
+    except FileExistsError as error:
+        raise OutputExists(f"{path} is there already; give --suggest another name.") from error
+    return f"suggested rules for {len(plan.problems)} problem(s) written to {path}"
 
 
 def width() -> int:

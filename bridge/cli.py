@@ -32,6 +32,7 @@ from bridge._terminal import (
     show,
     width,
     write_spec,
+    write_suggestions,
 )
 
 __all__ = ["main"]
@@ -170,7 +171,10 @@ def _plan(args: argparse.Namespace) -> int:
         step=args.step,
         at=dict(args.at) or None,
         seed=args.seed,
+        **_running(args),
     )
+    if args.suggest:
+        note(write_suggestions(args.suggest, made))
     if args.output and made.ok:
         Path(args.output).write_text(made.to_json(), encoding="utf-8")
         note(f"plan written to {args.output}")
@@ -219,6 +223,7 @@ def _convert_options(args: argparse.Namespace) -> dict[str, Any]:
         "model": model,
         "tx": tx,
         "rules": args.rules,
+        **_running(args),
         "at": dict(args.at) or None,
         "steps": args.steps,
         "layout": args.layout,
@@ -271,8 +276,6 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
 
 def _target(args: argparse.Namespace) -> tuple[Any, Any]:
     """What ``--model``, ``--tx`` and ``--target`` name."""
-    from bridge.spec import resolve  # noqa: PLC0415
-
     if args.target is not None:
         import json  # noqa: PLC0415
 
@@ -283,14 +286,35 @@ def _target(args: argparse.Namespace) -> tuple[Any, Any]:
             return Target.from_json(json.loads(Path(args.target).read_text("utf-8"))), None
         except ValueError as error:
             raise TargetError(f"{args.target} is no target spec: {error}") from error
-    found = []
-    for name in (args.model, args.tx):
-        module, colon, attribute = (name or "").partition(":")
-        if module.endswith(".py"):  # a file anywhere: its folder is where it imports from
-            sys.path.insert(0, str(Path(module).absolute().parent))
-            name = f"{Path(module).stem}{colon}{attribute}"  # noqa: PLW2901 - same thing as a module
-        found.append(None if name is None else resolve(name))
-    return found[0], found[1]
+    return _object(args.model), _object(args.tx)
+
+
+def _object(name: str | None) -> Any:
+    """What ``MOD:FN`` or ``file.py:FN`` names."""
+    from bridge.spec import resolve  # noqa: PLC0415
+
+    if name is None:
+        return None
+    module, colon, attribute = name.partition(":")
+    if module.endswith(".py"):  # a file anywhere: its folder is where it imports from
+        sys.path.insert(0, str(Path(module).absolute().parent))
+        name = f"{Path(module).stem}{colon}{attribute}"
+    return resolve(name)
+
+
+def _running(args: argparse.Namespace) -> dict[str, Any]:
+    """The arguments of a plan that say how both models are run."""
+    sample = None
+    if args.input is not None:
+        from bridge.inputs import read_input  # noqa: PLC0415 - loads jax
+
+        sample = read_input(args.input)
+    return {
+        "linen": _object(args.linen),
+        "sample_input": sample,
+        "methods": args.method,
+        "allow_order": args.allow_order,
+    }
 
 
 def _load_plan(path: str | None) -> Any:

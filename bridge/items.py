@@ -21,7 +21,7 @@ from flax import linen, nnx
 from bridge._trace import follow, trace
 from bridge.errors import TargetError
 
-__all__ = ["HOMELESS", "Items", "gather"]
+__all__ = ["HOMELESS", "Items", "gather", "live"]
 
 HOMELESS = ("extras", "metadata")
 """Items of what has no home in a model; as :mod:`bridge.carry` names them."""
@@ -67,6 +67,42 @@ def gather(model: Any, tx: Any = None) -> Items:
     if tx is None:
         return named
     return Items({**named.objects, **_optimizers(named, tx)}, named.named)
+
+
+def live(model: Any) -> dict[str, Callable[[], Any]]:
+    """What makes a new live object of each item; to be called inside a traced function.
+
+    Args:
+        model: see :func:`bridge.describe`.
+
+    Returns:
+        A maker by item name, for modules only; where a live or abstract object was given, of
+        copies of it, so that the user's object never holds a tracer.
+
+    >>> live(lambda: nnx.Linear(2, 3, rngs=nnx.Rngs(0)))["model"]().kernel.shape
+    (2, 3)
+    """
+    items = gather(model)
+    return {
+        name: functools.partial(_live, model, name)
+        for name, value in items.objects.items()
+        if _module_of(value) is not None
+    }
+
+
+def _module_of(value: Any) -> Any:
+    """The module in an object: itself, or that of a ``ModelAndOptimizer``; None without one."""
+    if isinstance(value, nnx.Optimizer):
+        value = getattr(value, "model", None)
+    return value if isinstance(value, nnx.Module) else None
+
+
+def _live(model: Any, item: str) -> Any:
+    if isinstance(model, Mapping) and not _is_object(model):
+        made = _checked_one(_maker(model[item], f"item {item!r}")(), f"item {item!r}")
+    else:
+        made = _named(_maker(model, "the model")()).objects[item]
+    return nnx.clone(_module_of(made))
 
 
 def _all(makers: Mapping[str, Callable[[], Any]]) -> dict[str, Any]:

@@ -16,10 +16,11 @@ from bridge.carry import NOTHING, carry
 from bridge.claims import apply_ignores, apply_inits, apply_maps, check_casts
 from bridge.draft import Draft
 from bridge.errors import BridgeError, TargetError
-from bridge.feeds import At, at_paths, feeds, model_items
+from bridge.feeds import At, at_paths, feeds
 from bridge.followers import follow_copies, follow_optimizers
 from bridge.leftovers import settle
 from bridge.match import match
+from bridge.proving import Given, prove
 from bridge.roles import Role, find_roles
 from bridge.rule_text import ignore_rules
 from bridge.rules import Rules
@@ -32,10 +33,6 @@ from legacy.orbax_eras import INDEX_LOST, NOT_COMMITTED
 
 __all__ = ["plan"]
 
-_NOT_RUN = (
-    "the Linen module or a sample input was given; this release does not run them, so nothing "
-    "here is proven by fingerprint"
-)
 _NNX_SOURCE = (
     "the source is an NNX state itself: this release reads it, and takes its entries for what they "
     "would be in Linen; check the roles, above all those of random streams"
@@ -51,6 +48,8 @@ def plan(
     tx: Any = None,
     linen: Any = None,
     sample_input: Any = None,
+    methods: Any = None,
+    allow_order: bool = False,
     rules: Any = None,
     transforms: Mapping[str, Any] | None = None,
     step: float | None = None,
@@ -65,8 +64,14 @@ def plan(
             several of them by item name, or a :class:`~bridge.Target` (a stored target spec).
             None makes a structural target: collections become Variable types, paths stay.
         tx: the optax transformation of the optimizer, or several by model name.
-        linen: the Linen module; noted in the plan, not used for matching in this release.
-        sample_input: an example input; as ``linen``.
+        linen: the Linen module that wrote the checkpoint (or a function that makes it), or several
+            by item name. Both models are then run with tied random values, or traced, and what
+            that proves is taken (``fingerprint``, ``dataflow``). Needs ``sample_input``.
+        sample_input: how both are called: an array, a tuple of arguments, a dict of keyword
+            arguments, a :class:`~bridge.Probe`, a list of these; or any of it by item name.
+            A ``jax.ShapeDtypeStruct`` stands for a random array.
+        methods: names of further methods to call with the same input.
+        allow_order: also write what only the order of numbered layers suggests (``order``).
         rules: user rules: a TOML file, :class:`~bridge.Rules`, or a list of rules.
         transforms: Orbax-style ``{regex: ocp.Transform(...)}``.
         step: which step of a run.
@@ -80,6 +85,7 @@ def plan(
         legacy.LegacyError: the checkpoint cannot be opened.
         TargetError: the model cannot be described.
         RuleError: the rules are not well formed.
+        BridgeError: the Linen module cannot be called, or is not the one of the checkpoint.
 
     >>> plan("runs/exp1", model=lambda: CNN(rngs=nnx.Rngs(0)))  # doctest: +SKIP
     """
@@ -93,7 +99,8 @@ def plan(
     if target is None and tx is not None:
         raise TargetError("tx= was given without model=: an nnx.Optimizer needs its model.")
     work = _work(checkpoint, target, given, at, seed)
-    _fill(work, given)
+    work.allow_order = allow_order
+    _fill(work, given, _given(model, linen, sample_input, methods))
     draft = work.draft
     return Plan(
         steps=draft.finished_steps(),
@@ -108,11 +115,24 @@ def plan(
         signature=work.table.signature(),
         source=str(checkpoint.format),
         warnings=(
-            *(() if linen is None and sample_input is None else (_NOT_RUN,)),
+            *work.warnings,
             *(e for e in checkpoint.format.evidence if e.startswith((INDEX_LOST, NOT_COMMITTED))),
             *((_NNX_SOURCE,) if "NNX state" in checkpoint.format.era else ()),
         ),
     )
+
+
+def _given(model: Any, linen: Any, sample_input: Any, methods: Any) -> Given | None:
+    """What there is to run; None without a Linen module."""
+    if linen is None:
+        if sample_input is not None or methods is not None:
+            raise BridgeError("sample_input= and methods= say how linen= is called; give it, too.")
+        return None
+    if model is None or isinstance(model, Target):
+        raise BridgeError("linen= is compared with the NNX model; give model=, and no spec of it.")
+    from bridge.items import live  # noqa: PLC0415 - loads jax
+
+    return Given(linen, sample_input, methods, live(model))
 
 
 def _refuse_unreadable(draft: Draft) -> None:
@@ -140,18 +160,18 @@ def _target(model: Any, tx: Any) -> Target:
 def _work(checkpoint: Checkpoint, target: Target | None, rules: Rules, at: At, seed: int) -> Work:
     """Lay out what there is."""
     table = checkpoint.leaves
-    roles = find_roles(table)
+    roles = find_roles(table, {s.collection for s in target.slots} if target else ())
     draft = Draft(table, target.slots if target else (), rules)
     if target is None:
         if at is not None:
             raise BridgeError("at= chooses what feeds an item of model=, which was not given.")
         return Work(draft, roles, None, {}, seed, structural_feeds(roles), {})
     paths = at_paths(at, target.items)
-    found, undecided = feeds(table, roles, model_items(target), paths)
+    found, undecided = feeds(table, roles, target, paths)
     return Work(draft, roles, target, paths, seed, found, undecided)
 
 
-def _fill(work: Work, rules: Rules) -> None:
+def _fill(work: Work, rules: Rules, given: Given | None) -> None:
     """All stages in their order: each takes what the ones before have left open."""
     draft = work.draft
     # empty leaves of optimizer states are kept for later: they say where it is masked
@@ -165,6 +185,8 @@ def _fill(work: Work, rules: Rules) -> None:
     apply_inits(draft, rules)
     apply_maps(draft, rules, work.feeds)
     _refuse_unreadable(draft)
+    if given is not None:
+        prove(work, given)
     for feed in work.feeds:
         for pair in match(work.open_sources(feed), work.open_slots(feed)):
             draft.add([pair.source], [pair.slot], (), pair.why)

@@ -28,7 +28,17 @@ from bridge.spec import resolve
 from bridge.target import SlotPath
 from legacy import LeafPath, format_path
 
-__all__ = ["Call", "Called", "Model", "Probe", "linen_model", "linen_of", "nnx_model", "tied"]
+__all__ = [
+    "Call",
+    "Called",
+    "Model",
+    "Probe",
+    "linen_model",
+    "linen_of",
+    "nnx_model",
+    "takes",
+    "tied",
+]
 
 _TRAINING = frozenset({"train", "training", "is_training", "is_train"})
 _EVALUATION = frozenset({"deterministic", "eval", "evaluate", "use_running_average"})
@@ -108,6 +118,25 @@ def linen_of(given: Any) -> Any:
     return found
 
 
+def takes(module: Any, probe: Probe) -> bool:
+    """Whether the Linen method takes the names of a probe's keyword arguments.
+
+    >>> takes(linen.Dense(3), Probe(kwargs={"inputs": 1}))
+    True
+    >>> takes(linen.Dense(3), Probe(kwargs={"image": 1}))
+    False
+    """
+    parameters = inspect.signature(_method(type(linen_of(module)), probe.method)).parameters
+    open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    return open_ended or set(probe.kwargs) <= set(parameters)
+
+
+def _method(kind: type[Any], method: Any) -> Any:
+    if method is None:
+        return kind.__call__
+    return getattr(kind, method) if isinstance(method, str) else method
+
+
 def linen_model(
     module: Any, probes: Iterable[Probe], leaves: Mapping[LeafPath, tuple[tuple[int, ...], str]]
 ) -> Model:
@@ -157,6 +186,17 @@ def nnx_model(make: Callable[[], Any], probes: Iterable[Probe], paths: Iterable[
     with _quiet():
         jax.eval_shape(look)
     return Model("NNX", specs, tuple(_NnxCall(make, p, tuple(specs)).made() for p in probes))
+
+
+def trouble(model: Model, call: Call) -> str:
+    """Why a call cannot be traced; empty when it can."""
+    try:
+        jax.eval_shape(call.run, dict(model.specs), list(call.inputs))
+    except Exception as error:  # noqa: BLE001 - the user's code may raise anything
+        shown = _shown(call.inputs)
+        name = call.probe.nnx_name() if model.name == "NNX" else call.probe.method or "__call__"
+        return f"{model.name}: {name}({shown}) fails: {type(error).__name__}: {error}"
+    return ""
 
 
 @contextlib.contextmanager

@@ -30,6 +30,8 @@ class Work:
         feeds: what feeds each item.
         undecided: the problem of each item for which no feed could be chosen.
         mapped: what became of each collection, by item and collection; filled by :meth:`record`.
+        allow_order: whether pairs that only their order suggests may be written.
+        warnings: for the plan.
     """
 
     draft: Draft
@@ -40,6 +42,8 @@ class Work:
     feeds: list[Feed]
     undecided: Mapping[str, Problem]
     mapped: dict[tuple[str, str], Mapped] = field(default_factory=dict)
+    allow_order: bool = False
+    warnings: list[str] = field(default_factory=list)
 
     @property
     def table(self) -> LeafTable:

@@ -24,8 +24,8 @@ LEGACY = """
 
 BRIDGE = """
     BridgeError CastRule Converted Diff Difference Empty Ignore Ignored Init Initialised
-    LeafDifference Map OutputExists Plan PlanMismatch PlanProblems Problem Restored RuleError Rules
-    Slot SlotRef Step Target TargetError TransformError Verdict VerifyFailed WriteFailed convert
+    LeafDifference Map OutputExists Plan PlanMismatch PlanProblems Probe Problem Restored RuleError
+    Rules Slot SlotRef Step Target TargetError TransformError Verdict VerifyFailed WriteFailed convert
     describe diff errors plan restore transforms verify
 """.split()
 
@@ -34,7 +34,8 @@ KEYWORDS = {
     legacy.open: {"step"},
     legacy.restore: {"target", "step", "item", "at", "defaults"},
     bridge.plan: {
-        "model", "tx", "linen", "sample_input", "rules", "transforms", "step", "at",
+        "model", "tx", "linen", "sample_input", "methods", "allow_order", "rules", "transforms",
+        "step", "at",
     },
     bridge.restore: {"model", "tx", "plan"},
     bridge.convert: {

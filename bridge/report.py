@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 from bridge._fold import Family, fold, fold_paths
 from bridge._mirror import Mirror, mirrors
-from bridge._plan import Plan, Problem, Step
+from bridge._plan import Plan, Step
 from bridge._text import WIDTH, count, size, table, wrap, wrap_path
 from bridge._verdict import RUNGS, Verdict
 from bridge.report_diff import diff_json, diff_text
 from bridge.report_inspect import checkpoint_text, run_text, runs_text
 from bridge.report_json import checkpoint_json, run_json
 from bridge.report_leaf import leaf_json, leaf_text
+from bridge.report_problems import problem_lines
 from bridge.report_tree import tree_lines
 from bridge.target import SlotRef
 from legacy import LeafPath, format_path
@@ -98,7 +99,7 @@ def plan_text(plan: Plan, width: int | None = None) -> str:
     lines += _initialised_lines(plan, width)
     for warning in plan.warnings:
         lines += ["", *wrap(f"warning: {warning}", width, "", "  ")]
-    lines += _problem_lines(plan.problems, width)
+    lines += problem_lines(plan.problems, width)
     return "\n".join(lines)
 
 
@@ -176,21 +177,6 @@ def _initialised_lines(plan: Plan, width: int) -> Iterator[str]:
 
 def _times(text: str, rows: Sequence[Any]) -> str:
     return f"{text} ×{len(rows)}" if len(rows) > 1 else text
-
-
-def _problem_lines(problems: Sequence[Problem], width: int) -> Iterator[str]:
-    if not problems:
-        return
-    yield ""
-    yield f"problems: {len(problems)} (nothing is written while there are any)"
-    for n, problem in enumerate(problems, 1):
-        first, rest = f"  {n}. ", " " * (len(str(n)) + 4)
-        yield from wrap(f"{problem.kind}: {problem.message}", width, first, rest)
-        for candidate in problem.candidates:
-            yield from wrap(f"candidate: {candidate}", width, rest, f"{rest}  ")
-        if problem.rule:
-            yield f"{rest}rule to paste:"
-            yield from (f"{rest}    {line}" for line in problem.rule.splitlines())
 
 
 def verdict_text(verdict: Verdict, width: int | None = None) -> str:

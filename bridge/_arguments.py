@@ -150,6 +150,11 @@ def _verify(parser: _Parser) -> None:
     parser.add_argument("--plan", metavar="PLAN", help="the stored plan; default: the one in DST")
     _step(parser)
     parser.add_argument("--level", choices=("full", "fast"), default="full")
+    parser.add_argument("--model", metavar="MOD:FN", help="the NNX model, to be run")
+    parser.add_argument("--tx", metavar="MOD:FN", help="the optimizer: both sides are trained, too")
+    _run(parser)
+    parser.add_argument("--steps", type=_positive, default=3, metavar="K", help="steps to train")
+    parser.set_defaults(check=lambda args: _check_verify(parser, args))
 
 
 def _diff(parser: _Parser) -> None:
@@ -172,6 +177,8 @@ _COMMANDS: Mapping[str, tuple[str, Callable[[_Parser], None]]] = {
 }
 
 _EPILOGS: Mapping[str, str] = {
+    "verify": "Exit codes: 0 all values are right, and with --linen both models do the same; 1 a "
+    "value is wrong, or they do not; 2 wrong usage.",
     "inspect": "Exit codes: 0 all leaves can be read, as far as that is known without reading "
     "them; 1 there is no checkpoint, or some of its leaves cannot be read; 2 wrong usage.",
     "diff": "Exit codes: 0 the same; 1 different (a leaf that cannot be read is never the same); "
@@ -183,12 +190,7 @@ def _target(parser: _Parser) -> None:
     parser.add_argument("--model", metavar="MOD:FN", help="returns an nnx.Module; also file.py:fn")
     parser.add_argument("--tx", metavar="MOD:FN", help="returns the optax transformation")
     parser.add_argument("--target", metavar="SPEC", help="a target stored by --save-target")
-    parser.add_argument("--linen", metavar="MOD:FN", help="returns the Linen module of the "
-                        "checkpoint: both models are run and compared")  # fmt: skip
-    parser.add_argument("--input", metavar="SPEC", help="how both are called: "
-                        "f32[2,28,28,1], several by comma, a .npy/.npz file, MOD:FN")  # fmt: skip
-    parser.add_argument("--method", action="append", metavar="NAME", help="a further method to "
-                        "call with the same input")  # fmt: skip
+    _run(parser)
     parser.add_argument("--rules", metavar="TOML", help="user rules")
     parser.add_argument("--allow-order", action="store_true", help="also write what only the "
                         "order of numbered layers suggests")  # fmt: skip
@@ -201,6 +203,18 @@ def _target(parser: _Parser) -> None:
         help="which part of the checkpoint feeds an item",
     )
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of new PRNG streams")
+    parser.add_argument("--rngs", choices=("keep", "reseed", "drop"), default="keep", help="PRNG "
+                        "keys: keep them in extras (default), start the model's streams from "
+                        "them, or leave them behind")  # fmt: skip
+
+
+def _run(parser: _Parser) -> None:
+    parser.add_argument("--linen", metavar="MOD:FN", help="returns the Linen module of the "
+                        "checkpoint: both models are run and compared")  # fmt: skip
+    parser.add_argument("--input", metavar="SPEC", help="how both are called: "
+                        "f32[2,28,28,1], several by comma, a .npy/.npz file, MOD:FN")  # fmt: skip
+    parser.add_argument("--method", action="append", metavar="NAME", help="a further method to "
+                        "call with the same input")  # fmt: skip
 
 
 def _step(parser: _Parser) -> None:
@@ -212,14 +226,24 @@ def _check_target(parser: _Parser, args: argparse.Namespace) -> None:
         parser.error("--target is instead of --model and --tx")
     if args.tx is not None and args.model is None:
         parser.error("--tx needs --model")
+    _check_run(parser, args)
+    if getattr(args, "save_target", None) is not None and args.model is None:
+        parser.error("--save-target needs --model")
+
+
+def _check_run(parser: _Parser, args: argparse.Namespace) -> None:
     if args.linen is not None and args.model is None:
         parser.error("--linen needs --model, the NNX model that it is compared with")
     if (args.linen is None) != (args.input is None):
         parser.error("--linen and --input go together")
     if args.method and args.linen is None:
         parser.error("--method needs --linen and --input")
-    if getattr(args, "save_target", None) is not None and args.model is None:
-        parser.error("--save-target needs --model")
+
+
+def _check_verify(parser: _Parser, args: argparse.Namespace) -> None:
+    if args.linen is None and (args.model is not None or args.tx is not None):
+        parser.error("--model and --tx need --linen and --input, which they are compared with")
+    _check_run(parser, args)
 
 
 def _check_convert(parser: _Parser, args: argparse.Namespace) -> None:

@@ -96,6 +96,7 @@ def convert(
     dry_run: bool = False,
     on_progress: Progress | None = None,
     seed: int = 0,
+    rngs: str = "keep",
 ) -> tuple[Converted, ...]:
     """Convert a checkpoint, or steps of a run, to StandardSave checkpoints.
 
@@ -122,6 +123,7 @@ def convert(
         dry_run: plan and check everything, and write nothing.
         on_progress: called with the bytes of arrays that are done and all bytes of the step.
         seed: see :func:`bridge.plan`.
+        rngs: see :func:`bridge.plan`.
 
     Returns:
         One entry for each step, in the order of their numbers.
@@ -153,6 +155,7 @@ def convert(
             "transforms": transforms,
             "at": at,
             "seed": seed,
+            "rngs": rngs,
         },
     )
     chosen = [(entry, step_number(entry)) for entry in chosen_steps(path, steps)]

@@ -7,22 +7,24 @@ a slot, each empty entry an :class:`~bridge.target.Empty`. A test holds this to 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import jax
 import numpy as np
 from flax import nnx
 
+from bridge._constants import constants, encoded
+from bridge._describe_places import EPHEMERAL_TYPES, Place, places
+from bridge.apply import slot_dtype
 from bridge.errors import TargetError
 from bridge.items import gather
 from bridge.spec import resolve
-from bridge.target import Empty, Slot, SlotPath, Target
+from bridge.target import Empty, Slot, Target
 
 __all__ = ["Place", "describe", "places", "resolve", "target_of"]
 
-_EPHEMERAL = (nnx.RngState, nnx.Cache, nnx.Intermediate, nnx.Perturbation)
 _OWN_COLLECTIONS: tuple[tuple[type[Any], str], ...] = (
     (nnx.OptState, "opt_state"),
     (nnx.RngState, "rngs"),
@@ -45,7 +47,8 @@ def describe(model: Any, tx: Any = None) -> Target:
               or function whose only required argument is ``rngs`` is called with
               ``nnx.Rngs(0)``;
             - a live or abstract module, optimizer or ``nnx.State``, or ``(graphdef, state)``;
-            - a dict of these by item name.
+            - a dict of these by item name; a tuple of a module and its optimizer is the items
+              ``name`` and ``name_optimizer``.
         tx: an optax transformation, or a function without arguments that returns one; for a dict
             of models a dict by the model's name. Adds ``nnx.Optimizer(model, tx,
             wrt=nnx.Param)``. For another ``wrt`` give the optimizer in ``model``.
@@ -64,7 +67,19 @@ def describe(model: Any, tx: Any = None) -> Target:
     >>> [(str(slot.ref), slot.variable_type) for slot in target.slots]
     [('model:bias', 'Param'), ('model:kernel', 'Param'), ('optimizer:step', 'OptState')]
     """
-    return target_of(gather(model, tx).objects)
+    target = target_of(gather(model, tx).objects)
+    if not any(slot.may_be_constant for slot in target.slots):
+        return target
+    values = constants(model)
+    return replace(
+        target,
+        slots=tuple(
+            replace(s, constant=encoded(values[s.ref].astype(slot_dtype(s), copy=False)))
+            if s.ref in values and s.shape == values[s.ref].shape
+            else s
+            for s in target.slots
+        ),
+    )
 
 
 def target_of(objects: Mapping[str, Any]) -> Target:
@@ -87,77 +102,6 @@ def target_of(objects: Mapping[str, Any]) -> Target:
             else:
                 slots.append(_slot(item, place))
     return Target(tuple(slots), tuple(empties))
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """One leaf of a saved state, whatever it holds.
-
-    Attributes:
-        path: as :attr:`~bridge.target.Slot.path`.
-        disk_path: as :attr:`~bridge.target.Slot.disk_path`.
-        kind: the Variable class; None for an array that is in no Variable.
-        value: the leaf; a container without leaves when ``empty``.
-        empty: whether ``value`` holds no leaf.
-        sequence_at: as :attr:`~bridge.target.Slot.sequence_at`.
-    """
-
-    path: SlotPath
-    disk_path: SlotPath
-    kind: type[Any] | None
-    value: Any
-    empty: bool
-    sequence_at: tuple[int, ...] = ()
-
-
-def places(value: Any) -> Iterator[Place]:
-    """Walk a module, optimizer or state as Orbax walks its ``nnx.state``.
-
-    Args:
-        value: an nnx object or state; leaves may be of any type.
-
-    Yields:
-        Its leaves and empty containers, in the order of the saved tree.
-
-    >>> [(p.path, p.disk_path) for p in places(nnx.State({"a": nnx.Param((1, 2))}))]
-    [(('a', '0'), ('a', 'value', '0')), (('a', '1'), ('a', 'value', '1'))]
-    """
-    state = value if isinstance(value, nnx.State) else nnx.state(value)
-    for outer, node, numbered in _flatten(state, stop=nnx.Variable):
-        if not isinstance(node, nnx.Variable):
-            yield Place(outer, outer, None, node, _is_empty(node), numbered)
-            continue
-        for inner, leaf, below in _flatten(node):
-            at = (*numbered, *(len(outer) + n for n in below))
-            # the first entry is the Variable's own 'value'; one further down is the user's
-            path = outer + inner
-            yield Place(outer + inner[1:], path, type(node), leaf, _is_empty(leaf), at)
-
-
-def _flatten(
-    tree: Any, stop: type[Any] | tuple[()] = ()
-) -> Iterator[tuple[SlotPath, Any, tuple[int, ...]]]:
-    """Paths, leaves, and which components of the path are indices of a tuple or list."""
-    found, _ = jax.tree_util.tree_flatten_with_path(
-        tree, is_leaf=lambda x: isinstance(x, stop) or _is_empty(x)
-    )
-    for path, leaf in found:
-        numbered = tuple(n for n, key in enumerate(path) if hasattr(key, "idx"))
-        yield tuple(_name(key) for key in path), leaf, numbered
-
-
-def _is_empty(x: Any) -> bool:
-    return not jax.tree_util.all_leaves([x]) and not jax.tree.leaves(
-        x, is_leaf=lambda y: y is not x
-    )
-
-
-def _name(key: Any) -> str:
-    # as orbax.checkpoint._src.tree.utils.str_keypath
-    for attribute in ("idx", "key", "name"):
-        if hasattr(key, attribute):
-            return str(getattr(key, attribute))
-    raise TargetError(f"the state has a tree key {key!r} of a type that Orbax does not save.")
 
 
 def _empty_type(item: str, place: Place) -> str:
@@ -187,8 +131,9 @@ def _slot(item: str, place: Place) -> Slot:
         shape=tuple(struct.shape),
         dtype=np.dtype(struct.dtype).name,
         key_impl=key_impl,
-        ephemeral=kind is not None and issubclass(kind, _EPHEMERAL),
+        ephemeral=kind is not None and issubclass(kind, EPHEMERAL_TYPES),
         sequence_at=place.sequence_at,
+        stream=place.stream,
     )
 
 

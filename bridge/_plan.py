@@ -51,8 +51,8 @@ class Ignored:
 class Initialised:
     """A slot that no source feeds.
 
-    ``how`` is ``zeros``, ``ones``, ``rng:<seed>``, a number, or ``pkg.mod:function`` (called with
-    shape, numpy dtype and path).
+    ``how`` is ``zeros``, ``ones``, ``rng:<seed>``, a number, ``constant`` (the value that the
+    target holds for the slot), or ``pkg.mod:function`` (called with shape, numpy dtype and path).
     """
 
     slot: SlotRef

@@ -62,6 +62,7 @@ def restore(
     step: float | None = None,
     at: Any = None,
     seed: int = 0,
+    rngs: str = "keep",
 ) -> Restored:
     """Restore an old Linen checkpoint into live NNX objects, ready to train on.
 
@@ -85,6 +86,7 @@ def restore(
         step: which step of a run.
         at: which part of the checkpoint feeds an item.
         seed: from which PRNG streams that no checkpoint holds are made.
+        rngs: what becomes of PRNG keys: ``keep``, ``reseed`` or ``drop``, see :func:`bridge.plan`.
 
     Returns:
         Model, optimizer and extras. Without ``tx`` an old optimizer state is not read.
@@ -122,12 +124,14 @@ def restore(
         "sample_input": sample_input,
         "methods": methods,
         "allow_order": allow_order or None,
+        "rngs": None if rngs == "keep" else rngs,
         "at": at,
     }
     if plan is None:
         from bridge.planning import plan as make_plan  # noqa: PLC0415 - not for stored plans
 
         words["allow_order"] = allow_order
+        words["rngs"] = rngs
         plan = make_plan(checkpoint, model=model, tx=tx, seed=seed, **words)
     elif given := [name for name, word in words.items() if word is not None]:
         raise BridgeError(

@@ -7,13 +7,14 @@ float32, cannot say which leaf is a string, and does not take abstract objects a
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from flax import nnx
 
+from bridge._describe_places import places
 from bridge.errors import TargetError
 
 __all__ = ["follow", "trace"]
@@ -36,19 +37,21 @@ def trace(make: Callable[..., Any], what: str, leaves: Sequence[Any] = ()) -> An
     """
     mesh = jax.sharding.get_mesh()
     box: list[tuple[Any, Any, list[Any], Any]] = []
+    counts: list[int] = []
 
     def run(*args: Any) -> None:
         out = make(*args)
         graphdef, state = nnx.split({"": out})
         found, tree = jax.tree_util.tree_flatten_with_path(state)
         structs = [_struct(x, path[1:], what) for path, x in found]
+        counts.append(_count(out))
         box.append((graphdef, tree, structs, list(out) if isinstance(out, dict) else None))
 
     # an annotated Variable asks for a mesh when it is made; a description needs none
     eager = nnx.use_eager_sharding(False) if mesh.empty else contextlib.nullcontext()
     try:
         with eager:
-            jax.eval_shape(run, *leaves)
+            jax.eval_shape(run, *map(_held, leaves))
     except TargetError:
         raise
     except Exception as error:
@@ -59,6 +62,7 @@ def trace(make: Callable[..., Any], what: str, leaves: Sequence[Any] = ()) -> An
     graphdef, tree, structs, order = box[0]
     nodes = jax.tree.map(lambda v: _settled(v, mesh), tree.unflatten(structs), is_leaf=_is_variable)
     made = nnx.merge(graphdef, nodes)[""]
+    _all_there(counts[0], _count(made), what)
     return made if order is None else {name: made[name] for name in order}
 
 
@@ -80,6 +84,32 @@ def follow(optimizer: Any, params: Any) -> Any:
 
     graphdef, state = nnx.split(optimizer)
     return nnx.merge(graphdef, jax.tree_util.tree_map_with_path(place, state))
+
+
+def _count(out: Any) -> int:
+    """How many arrays an object would save, or several would."""
+    one = isinstance(out, nnx.Pytree | nnx.State)
+    several = [out] if one else out.values() if isinstance(out, Mapping) else out
+    return sum(not p.empty for value in several for p in places(value))
+
+
+def _all_there(wanted: int, found: int, what: str) -> None:
+    """Refuse what flax loses: 0.12.5 sees no abstract array in a plain dict or list."""
+    if found != wanted:
+        raise TargetError(
+            f"{what} has {wanted} arrays, and this flax finds {found} of them when they are "
+            "abstract: the others lie in a dict or list without a Variable (as the scales of "
+            "nnx.WeightNorm do in flax 0.12.5). Put them into nnx.Variable, or use a newer flax."
+        )
+
+
+def _held(struct: Any) -> Any:
+    """As JAX holds it: a numpy float64 becomes a float32 tracer, and that is no news."""
+    dtype = struct.dtype
+    if jax.dtypes.issubdtype(dtype, jax.dtypes.extended):
+        return struct
+    held = jax.dtypes.canonicalize_dtype(dtype)
+    return struct if held == dtype else jax.ShapeDtypeStruct(struct.shape, held)
 
 
 def _names(path: tuple[Any, ...]) -> tuple[str, ...]:

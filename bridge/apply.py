@@ -7,9 +7,11 @@ exactly the shape and dtype of its slot is an error.
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import importlib
 import json
+import zlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -114,6 +116,8 @@ def initial_value(init: Initialised, slot: Slot) -> np.ndarray[Any, Any]:
     array(0, dtype=uint32)
     """
     dtype = slot_dtype(slot)
+    if init.how == "constant":
+        return _constant(init, slot, dtype)
     if init.how in ("zeros", "ones"):
         return np.full(slot.shape, init.how == "ones", dtype)
     if init.how.startswith(_RNG):
@@ -202,6 +206,20 @@ def _check(value: Any, slot: Slot, source: str) -> None:
             f"{source} gives shape {value.shape} dtype {value.dtype}; slot {slot.ref} wants shape "
             f"{slot.shape} dtype {slot.dtype}. Name a transform (or `cast`) in a rule."
         )
+
+
+def _constant(init: Initialised, slot: Slot, dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
+    """The value that the model's code gave the slot when the target was described."""
+    if slot.constant is None:
+        raise BridgeError(
+            f"slot {slot.ref}: {init.rule} says to leave it as the model makes it, and the target "
+            "does not hold its value. Make the plan again from the model."
+        )
+    try:
+        data = zlib.decompress(base64.b64decode(slot.constant, validate=True))
+        return np.frombuffer(data, dtype).reshape(slot.shape).copy()
+    except (ValueError, zlib.error) as error:
+        raise BridgeError(f"slot {slot.ref}: its stored constant is damaged: {error}") from error
 
 
 def _stream(init: Initialised, slot: Slot, dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:

@@ -158,6 +158,7 @@ def _refuse_leaf(args: argparse.Namespace, runs: tuple[Any, ...]) -> None:
 def _plan(args: argparse.Namespace) -> int:
     from bridge import planning, report  # noqa: PLC0415
 
+    running = _running(args)  # a typo in --input is seen before the models are imported
     model, tx = _target(args)
     if args.save_target:
         from bridge._describe import describe  # noqa: PLC0415
@@ -171,7 +172,7 @@ def _plan(args: argparse.Namespace) -> int:
         step=args.step,
         at=dict(args.at) or None,
         seed=args.seed,
-        **_running(args),
+        **running,
     )
     if args.suggest:
         note(write_suggestions(args.suggest, made))
@@ -215,6 +216,7 @@ def _convert(args: argparse.Namespace) -> int:
 
 
 def _convert_options(args: argparse.Namespace) -> dict[str, Any]:
+    running = _running(args)
     model, tx = _target(args)
     if args.plan is None and model is None:
         note("no --model and no --plan: the target is structural (the source's own paths)")
@@ -223,7 +225,7 @@ def _convert_options(args: argparse.Namespace) -> dict[str, Any]:
         "model": model,
         "tx": tx,
         "rules": args.rules,
-        **_running(args),
+        **running,
         "at": dict(args.at) or None,
         "steps": args.steps,
         "layout": args.layout,
@@ -249,10 +251,20 @@ def _verify(args: argparse.Namespace) -> int:
     from bridge import report, verify  # noqa: PLC0415
 
     verdict = verify(
-        args.src, args.dst, plan=_load_plan(args.plan), step=args.step, level=args.level
+        args.src,
+        args.dst,
+        plan=_load_plan(args.plan),
+        step=args.step,
+        level=args.level,
+        model=_object(args.model),
+        tx=_object(args.tx),
+        linen=_object(args.linen),
+        sample_input=_sample(args),
+        methods=args.method,
+        train_steps=args.steps,
     )
     show(args, lambda: report.verdict_text(verdict, width()), verdict.to_json)
-    return DONE if verdict.ok else FAILED
+    return DONE if verdict.ok and verdict.behaviour != "differs" else FAILED
 
 
 def _diff(args: argparse.Namespace) -> int:
@@ -304,17 +316,21 @@ def _object(name: str | None) -> Any:
 
 def _running(args: argparse.Namespace) -> dict[str, Any]:
     """The arguments of a plan that say how both models are run."""
-    sample = None
-    if args.input is not None:
-        from bridge.inputs import read_input  # noqa: PLC0415 - loads jax
-
-        sample = read_input(args.input)
     return {
         "linen": _object(args.linen),
-        "sample_input": sample,
+        "sample_input": _sample(args),
         "methods": args.method,
         "allow_order": args.allow_order,
+        "rngs": args.rngs,
     }
+
+
+def _sample(args: argparse.Namespace) -> Any:
+    if args.input is None:
+        return None
+    from bridge.inputs import read_input  # noqa: PLC0415 - loads jax
+
+    return read_input(args.input)
 
 
 def _load_plan(path: str | None) -> Any:

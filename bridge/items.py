@@ -21,7 +21,7 @@ from flax import linen, nnx
 from bridge._trace import follow, trace
 from bridge.errors import TargetError
 
-__all__ = ["HOMELESS", "Items", "gather", "live"]
+__all__ = ["HOMELESS", "Items", "gather", "live", "made"]
 
 HOMELESS = ("extras", "metadata")
 """Items of what has no home in a model; as :mod:`bridge.carry` names them."""
@@ -90,6 +90,21 @@ def live(model: Any) -> dict[str, Callable[[], Any]]:
     }
 
 
+def made(model: Any) -> Mapping[str, Any]:
+    """What a model is, by item name, made anew; to be called inside a traced function.
+
+    Args:
+        model: see :func:`bridge.describe`.
+
+    >>> list(made(lambda: nnx.Linear(2, 3, rngs=nnx.Rngs(0))))
+    ['model']
+    """
+    if isinstance(model, Mapping) and not _is_object(model):
+        makers = {name: _maker(value, f"item {name!r}") for name, value in model.items()}
+        return _named(_all(makers)).objects
+    return _named(_maker(model, "the model")()).objects
+
+
 def _module_of(value: Any) -> Any:
     """The module in an object: itself, or that of a ``ModelAndOptimizer``; None without one."""
     if isinstance(value, nnx.Optimizer):
@@ -99,7 +114,7 @@ def _module_of(value: Any) -> Any:
 
 def _live(model: Any, item: str) -> Any:
     if isinstance(model, Mapping) and not _is_object(model):
-        made = _checked_one(_maker(model[item], f"item {item!r}")(), f"item {item!r}")
+        made = _parts(item, _maker(model[item], f"item {item!r}")(), f"item {item!r}")[item]
     else:
         made = _named(_maker(model, "the model")()).objects[item]
     return nnx.clone(_module_of(made))
@@ -107,7 +122,27 @@ def _live(model: Any, item: str) -> Any:
 
 def _all(makers: Mapping[str, Callable[[], Any]]) -> dict[str, Any]:
     # in one trace, so that items go on sharing what they share
-    return {name: _checked_one(make(), f"item {name!r}") for name, make in makers.items()}
+    found: dict[str, Any] = {}
+    for name, make in makers.items():
+        for part, value in _parts(name, make(), f"item {name!r}").items():
+            if part in found:
+                raise TargetError(f"the item {part!r} is given twice. Use another name.")
+            found[part] = value
+    return found
+
+
+def _parts(name: str, value: Any, what: str) -> dict[str, Any]:
+    """An item, or a module and its optimizer as two."""
+    if not isinstance(value, tuple) or not value or isinstance(value[0], nnx.GraphDef):
+        return {name: _checked_one(value, what)}
+    optimizers = [v for v in value if isinstance(v, nnx.Optimizer)]
+    others = [_checked_one(v, what) for v in value if not isinstance(v, nnx.Optimizer)]
+    if len(optimizers) != 1 or len(others) != 1:
+        raise TargetError(
+            f"{what} is a tuple of {', '.join(type(v).__name__ for v in value)}; expected one "
+            "module and one nnx.Optimizer."
+        )
+    return {name: others[0], f"{name}_optimizer": optimizers[0]}
 
 
 def _maker(model: Any, what: str) -> Callable[[], Any]:
@@ -183,7 +218,11 @@ def _checked(out: Any, what: str) -> Any:
     if isinstance(out, tuple) and hasattr(out, "_asdict"):
         out = out._asdict()
     if isinstance(out, Mapping) and not _is_object(out):
-        return {name: _checked_one(v, f"{what}, item {name!r}") for name, v in out.items()}
+        return {
+            part: one
+            for name, v in out.items()
+            for part, one in _parts(name, v, f"{what}, item {name!r}").items()
+        }
     if isinstance(out, tuple):
         return tuple(_checked_one(v, f"{what}, part {n}") for n, v in enumerate(out))
     return _checked_one(out, what)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 
 from bridge.carry import carry
 from bridge.feeds import Feed, Optimised
@@ -17,6 +18,8 @@ from legacy import LeafPath, format_path
 
 __all__ = ["settle"]
 
+_PASSING = frozenset({"intermediates", "cache", "perturbations", "losses"})
+"""Collections that Linen fills in each call; an ``init`` may have saved some."""
 _SHOWN = 8  # fields of an optimizer in one line
 _DEEP = 3  # as deep as the fields of an optimizer state are
 _COUNTS = frozenset({"count", "step", "mini_step", "gradient_step", "notfinite_count", "t"})
@@ -31,6 +34,7 @@ def settle(work: Work, optimizers: Sequence[Optimised]) -> None:
     """
     several = len({f.item for f in work.feeds}) > 1
     for feed in work.feeds:
+        _passing(work, feed)
         for group in feed.groups:
             plain = [p for p in group.full() if work.table[p].kind in ("str", "bytes")]
             carry(work.draft, plain, "keep")
@@ -46,6 +50,7 @@ def _model(work: Work, feed: Feed, *, several: bool) -> None:
     # a leaf that feeds another item already is not owed to this one
     sources = [c for c in work.open_sources(feed) if draft.open_source(path_of(c))]
     slots = [c for c in work.open_slots(feed) if not _ephemeral(work, c)]
+    slots = [c for c in slots if not _constant(work, c, sources)]
     if not sources and not slots:
         return
     known = Known(
@@ -88,6 +93,27 @@ def _ephemeral(work: Work, candidate: Candidate) -> bool:
         how = f"rng:{work.seed}" if slot.key_impl else "zeros"
         work.draft.initialise(slot.ref, "ephemeral", how)
     return slot.ephemeral
+
+
+def _passing(work: Work, feed: Feed) -> None:
+    """Leave behind what is made anew in each forward pass, where the model has no place for it."""
+    draft = work.draft
+    wanted = {c.collection for c in work.open_slots(feed)}
+    for group in feed.groups:
+        if group.collection in _PASSING - wanted:
+            for path in group.full():
+                if draft.open_source(path):
+                    draft.ignore(path, "ephemeral")
+
+
+def _constant(work: Work, candidate: Candidate, sources: Sequence[Candidate]) -> bool:
+    """Leave a constant of the model as it is, when no leaf could be meant for it; say whether."""
+    slot = work.draft.slots[ref_of(candidate)]
+    size = prod(slot.shape)
+    if slot.constant is None or any(prod(c.shape) == size for c in sources):
+        return False
+    work.draft.initialise(slot.ref, "constant", "constant")
+    return True
 
 
 def _unfed(work: Work, optimizers: Sequence[Optimised]) -> None:

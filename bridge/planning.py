@@ -2,16 +2,18 @@
 
 User rules come first and claim what they name; then paths and unique pairings settle what they
 can; what is shaped like params follows; what has no home in the model is carried; and what is
-left is a problem. No array is read.
+left is a problem. No array is read, but for a leaf that can only be dropped when it is zero.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from bridge._plan import Plan
+from bridge.across import pair_across
 from bridge.carry import NOTHING, carry
 from bridge.claims import apply_ignores, apply_inits, apply_maps, check_casts
 from bridge.draft import Draft
@@ -19,8 +21,10 @@ from bridge.errors import BridgeError, TargetError
 from bridge.feeds import At, at_paths, feeds
 from bridge.followers import follow_copies, follow_optimizers
 from bridge.leftovers import settle
-from bridge.match import match
+from bridge.nnx_source import bring_forward
+from bridge.pairing import pair_feed
 from bridge.proving import Given, prove
+from bridge.rngs import checked_policy, settle_rngs
 from bridge.roles import Role, find_roles
 from bridge.rule_text import ignore_rules
 from bridge.rules import Rules
@@ -34,10 +38,11 @@ from legacy.orbax_eras import INDEX_LOST, NOT_COMMITTED
 __all__ = ["plan"]
 
 _NNX_SOURCE = (
-    "the source is an NNX state itself: this release reads it, and takes its entries for what they "
-    "would be in Linen; check the roles, above all those of random streams"
+    "the source is an NNX state itself: its leaves go to the slots of their paths, and the types "
+    "of Variables come from the target; what has no slot of its path is taken for what it would "
+    "be in Linen"
 )
-_KEPT: tuple[tuple[Role, str], ...] = (("rng", "keep-rng"), ("step", "keep"), ("rest", "keep"))
+_KEPT: tuple[tuple[Role, str], ...] = (("step", "keep"), ("rest", "keep"))
 """Roles that have no home in a model, and the rule by which they are carried."""
 
 
@@ -55,6 +60,7 @@ def plan(
     step: float | None = None,
     at: At = None,
     seed: int = 0,
+    rngs: str = "keep",
 ) -> Plan:
     """Plan how an old checkpoint becomes an NNX checkpoint; no array is read.
 
@@ -77,6 +83,9 @@ def plan(
         step: which step of a run.
         at: which part of the checkpoint feeds an item: a path, or a path by item.
         seed: from which PRNG streams that no checkpoint holds are made.
+        rngs: what becomes of PRNG keys: ``keep`` carries those of the checkpoint to ``extras`` and
+            starts the model's random streams from ``seed``, ``reseed`` starts these from the key
+            of the checkpoint, ``drop`` leaves keys behind.
 
     Returns:
         The plan. It may have problems; then nothing can be written by it.
@@ -100,8 +109,17 @@ def plan(
         raise TargetError("tx= was given without model=: an nnx.Optimizer needs its model.")
     work = _work(checkpoint, target, given, at, seed)
     work.allow_order = allow_order
-    _fill(work, given, _given(model, linen, sample_input, methods))
-    draft = work.draft
+    work.rngs = checked_policy(rngs)
+    work.nnx = "NNX state" in checkpoint.format.era
+    running = _given(model, linen, sample_input, methods)
+    _fill(work, given, running)
+    made = _finished(work, checkpoint)
+    return made if running is None else _confirmed(made, work, running, model)
+
+
+def _finished(work: Work, checkpoint: Checkpoint) -> Plan:
+    """The plan, once every leaf and slot has its account."""
+    draft, target = work.draft, work.target
     return Plan(
         steps=draft.finished_steps(),
         ignored=draft.finished_ignored(),
@@ -115,11 +133,29 @@ def plan(
         signature=work.table.signature(),
         source=str(checkpoint.format),
         warnings=(
+            *(feed.note for feed in work.feeds if feed.note),
             *work.warnings,
+            *dict.fromkeys(draft.notes),
             *(e for e in checkpoint.format.evidence if e.startswith((INDEX_LOST, NOT_COMMITTED))),
-            *((_NNX_SOURCE,) if "NNX state" in checkpoint.format.era else ()),
+            *((_NNX_SOURCE,) if work.nnx else ()),
         ),
     )
+
+
+def _confirmed(made: Plan, work: Work, given: Given, model: Any) -> Plan:
+    """The plan with what there is to know about how its models behave."""
+    from bridge.confirming import confirm  # noqa: PLC0415 - loads jax
+
+    told = confirm(
+        made,
+        work.table,
+        model=model,
+        linen=given.linen,
+        sample_input=given.sample_input,
+        methods=given.methods,
+        proven=work.proven,
+    )
+    return replace(made, warnings=(*made.warnings, *told))
 
 
 def _given(model: Any, linen: Any, sample_input: Any, methods: Any) -> Given | None:
@@ -160,7 +196,8 @@ def _target(model: Any, tx: Any) -> Target:
 def _work(checkpoint: Checkpoint, target: Target | None, rules: Rules, at: At, seed: int) -> Work:
     """Lay out what there is."""
     table = checkpoint.leaves
-    roles = find_roles(table, {s.collection for s in target.slots} if target else ())
+    collections = {s.collection for s in target.slots} if target else ()
+    roles = find_roles(table, collections, nnx="NNX state" in checkpoint.format.era)
     draft = Draft(table, target.slots if target else (), rules)
     if target is None:
         if at is not None:
@@ -185,14 +222,16 @@ def _fill(work: Work, rules: Rules, given: Given | None) -> None:
     apply_inits(draft, rules)
     apply_maps(draft, rules, work.feeds)
     _refuse_unreadable(draft)
+    bring_forward(work)
     if given is not None:
         prove(work, given)
     for feed in work.feeds:
-        for pair in match(work.open_sources(feed), work.open_slots(feed)):
-            draft.add([pair.source], [pair.slot], (), pair.why)
+        pair_feed(work, feed)
+    pair_across(work)
     work.record()
     optimizers = follow_optimizers(work)
     follow_copies(work)
+    settle_rngs(work)
     for role, code in _KEPT:
         for group in work.roles.of(role):
             carry(draft, group.full(), code)

@@ -13,94 +13,38 @@ plan. So a wrong guess here is a refusal later, never a wrong weight.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Collection, Mapping
 
+from bridge.roles_bare import bare_groups
+from bridge.roles_groups import Group, Role, Roles, is_key, is_step
 from bridge.roles_tree import (
     COLLECTION_NAMES,
-    COPY_NAME,
-    OPT_NAMES,
+    MOMENT_NAMES,
     PARAMS,
     State,
     Tree,
     is_flax_optim,
+    mirrored,
     node_at,
     primary,
     shapes_in,
     states_in,
     tree_of,
 )
+from bridge.words import bundled_name, copy_words, is_optimizer_name, name_words
 from legacy import Leaf, LeafPath, LeafTable
 
 __all__ = ["PARAMS", "Group", "Role", "Roles", "State", "find_roles"]
 
-Role = Literal["params", "collection", "opt_state", "step", "rng", "copy", "rest"]
 
-STEP_NAMES = frozenset({"step", "global_step"})
-# fields of optax and flax.optim states that hold one array for each parameter
-MOMENT_NAMES = frozenset(
-    {"mu", "nu", "trace", "acc_grads", "nu_max", "sum_of_squares", "exp_avg", "exp_avg_sq",
-     "param_states"}
-)  # fmt: skip
-KEY_NAME = re.compile(r"rng|key|seed|prng", re.IGNORECASE)
-
-
-@dataclass(frozen=True, slots=True)
-class Group:
-    """Leaves of one role under one prefix.
-
-    Attributes:
-        role: see :data:`Role`.
-        prefix: where the group starts in the table.
-        collection: the Linen collection; for copies the collection that they copy.
-        paths: the paths below ``prefix``, in natural order.
-        state: index of the :class:`State` it belongs to; -1 for none.
-    """
-
-    role: Role
-    prefix: LeafPath
-    collection: str
-    paths: tuple[LeafPath, ...]
-    state: int = -1
-
-    def full(self) -> Iterator[LeafPath]:
-        """The paths of its leaves in the table."""
-        return (self.prefix + p for p in self.paths)
-
-
-@dataclass(frozen=True, slots=True)
-class Roles:
-    """All groups of a table; each leaf is in exactly one."""
-
-    groups: tuple[Group, ...]
-    states: tuple[State, ...]
-
-    def of(self, role: Role, state: int | None = None) -> tuple[Group, ...]:
-        """The groups of a role, of one state or of all."""
-        return tuple(
-            g for g in self.groups if g.role == role and (state is None or g.state == state)
-        )
-
-    def totals(self, table: LeafTable) -> dict[str, tuple[int, int]]:
-        """Leaves and bytes by role (collections by name)."""
-        sums: dict[str, tuple[int, int]] = {}
-        for group in self.groups:
-            name = group.collection if group.role == "collection" else group.role
-            count, size = sums.get(name, (0, 0))
-            sums[name] = (
-                count + len(group.paths),
-                size + sum(table[p].nbytes for p in group.full()),
-            )
-        return sums
-
-
-def find_roles(table: LeafTable) -> Roles:
+def find_roles(table: LeafTable, collections: Collection[str] = (), *, nnx: bool = False) -> Roles:
     """Give every leaf of a table its role, from names and shapes; nothing is read.
 
     Args:
         table: the leaves of a checkpoint.
+        collections: names that are collections wherever they stand beside params, because the
+            target has Variables of them.
+        nnx: the table is an NNX state, in which ``params`` is a name as any other.
 
     Returns:
         The groups; together they hold each leaf exactly once.
@@ -109,52 +53,32 @@ def find_roles(table: LeafTable) -> Roles:
     'rest'
     """
     tree = tree_of(table)
-    states = tuple(primary(states_in(tree, ()), tree))
+    states, copies = primary(states_in(tree, ()), tree)
     if not states:
-        return Roles(_bare(table), (State((), (), (), ()),))
-    return Roles(_Classifier(table, tree, states).groups(), states)
-
-
-def _bare(table: LeafTable) -> tuple[Group, ...]:
-    """No params anywhere: the arrays themselves are the params."""
-    arrays = tuple(p for p, v in table.items() if v.kind == "array" and not _is_step(p, v))
-    rest = tuple(p for p in table if p not in set(arrays))
-    groups = []
-    if arrays:
-        groups.append(Group("params", (), PARAMS, arrays, 0))
-    if rest:
-        groups.append(Group("rest", (), "", rest))
-    return tuple(groups)
-
-
-def _is_step(path: LeafPath, leaf: Leaf) -> bool:
-    return (
-        bool(path)
-        and path[-1] in STEP_NAMES
-        and leaf.shape == ()
-        and (leaf.kind == "number" or (leaf.dtype is not None and leaf.dtype.kind in "iu"))
-    )
-
-
-def _is_key(path: LeafPath, leaf: Leaf) -> bool:
-    if leaf.kind == "key":
-        return True
-    raw = (
-        leaf.kind == "array"
-        and leaf.dtype is not None
-        and leaf.dtype.name == "uint32"
-        and leaf.shape[-1:] in ((2,), (4,))
-    )
-    return raw and any(KEY_NAME.search(p) for p in path[-2:])
+        states, copies = primary(mirrored(tree), tree)
+    if nnx or not states:
+        return Roles(bare_groups(table), (State((), (), (), ()),))
+    known = COLLECTION_NAMES | ({*collections} - {PARAMS, "opt_state", "rngs", ""})
+    homes = frozenset(s.prefix for s in copies)
+    return Roles(_Classifier(table, tree, tuple(states), homes, known).groups(), tuple(states))
 
 
 class _Classifier:
     """One walk over the tree that hands each subtree to a role."""
 
-    def __init__(self, table: LeafTable, tree: Tree, states: tuple[State, ...]) -> None:
+    def __init__(
+        self,
+        table: LeafTable,
+        tree: Tree,
+        states: tuple[State, ...],
+        copies: frozenset[LeafPath],
+        known: frozenset[str],
+    ) -> None:
         self.table = table
         self.tree = tree
         self.states = states
+        self.copies = copies  # prefixes of states that copy another one
+        self.known = known  # names of collections
         self.found: dict[tuple[Role, LeafPath, str, int], list[LeafPath]] = {}
         self.assigned: set[LeafPath] = set()  # a leaf keeps the first role it is given
         self.params = {n: shapes_in(node_at(tree, s.params)) for n, s in enumerate(states)}
@@ -171,14 +95,29 @@ class _Classifier:
                 for name, child in node.items():
                     path = (*parent, name)
                     if isinstance(child, dict) and self._is_collection(path, n):
-                        self._take("collection", path, name, n)
-                        self.collections[n, name] = shapes_in(self._node(path))
+                        self._collection(path, name, n)
+            if state.params == state.prefix:
+                self._bundled(n)
         self._walk(self.tree, ())
         return tuple(
             Group(role, prefix, collection, tuple(paths), state)
             for (role, prefix, collection, state), paths in self.found.items()
             if paths
         )
+
+    def _bundled(self, state: int) -> None:
+        """Collections that a bundle names as it names the params: ``actor_batch_stats``."""
+        here = self.states[state].prefix
+        label = bundled_name(here[-1]) if here else ""
+        for name, child in self._node(here[:-1]).items():
+            kinds = (c for c in self.known if name in (f"{c}_{label}", f"{label}_{c}"))
+            kind = next(kinds, None)
+            if isinstance(child, dict) and kind is not None:
+                self._collection((*here[:-1], name), kind, state)
+
+    def _collection(self, path: LeafPath, name: str, state: int) -> None:
+        self._take("collection", path, name, state)
+        self.collections[state, name] = shapes_in(self._node(path))
 
     def _node(self, path: LeafPath) -> Tree:
         return node_at(self.tree, path)
@@ -201,9 +140,9 @@ class _Classifier:
     def _is_collection(self, path: LeafPath, state: int) -> bool:
         name = path[-1]
         # the subtree that holds a state is not a collection of it
-        if any(s.params[: len(path)] == path for s in self.states) or name in OPT_NAMES:
+        if any(s.params[: len(path)] == path for s in self.states) or is_optimizer_name(name):
             return False
-        if name in COLLECTION_NAMES:
+        if name in self.known:
             return True
         inside = shapes_in(self._node(path))
         copies = inside.items() <= self.params[state].items()
@@ -214,13 +153,11 @@ class _Classifier:
 
     def _near(self, path: LeafPath) -> list[int]:
         """States, the one that shares the longest prefix with the path first."""
-
-        def shared(n: int) -> int:
-            prefix = self.states[n].prefix
-            return next((i for i, (a, b) in enumerate(zip(prefix, path, strict=False)) if a != b),
-                        min(len(prefix), len(path)))  # fmt: skip
-
-        return sorted(range(len(self.states)), key=shared, reverse=True)
+        return sorted(
+            range(len(self.states)),
+            key=lambda n: _shared(self.states[n].prefix, path),
+            reverse=True,
+        )
 
     def _walk(self, node: Tree, prefix: LeafPath) -> None:
         for name, child in node.items():
@@ -232,17 +169,41 @@ class _Classifier:
                 self._walk_leaf(path, child, near[0])
             elif any(s.params[: len(path)] == path for s in self.states):
                 self._walk(child, path)
-            elif name in OPT_NAMES or self._looks_like_optimizer(path, near[0]):
-                self._take("opt_state", path, "", self._owner(path, near))
+            elif is_optimizer_name(name) or self._looks_like_optimizer(path, near):
+                self._optimizer(path, near)
             elif (copied := self._copy_of(path, near)) is not None:
                 self._take("copy", path, *copied)
             else:
                 self._walk(child, path)
 
+    def _optimizer(self, path: LeafPath, near: list[int]) -> None:
+        """The state of one optimizer, or of several by the names of their models."""
+        if any(path[: len(home)] == home for home in self.copies if home):
+            # a copy that was saved with an optimizer of its own, which nothing else follows
+            self._take("rest", path, "", -1)
+            return
+        node = self._node(path)
+        named = {s.words[-1:] for s in self.states if s.words}
+        if len(self.states) > 1 and any(
+            isinstance(child, dict) and not name.isdigit() and name_words(name) in named
+            for name, child in node.items()
+        ):
+            self._walk_optimizers(path, near)
+        else:
+            self._take("opt_state", path, "", self._owner(path, near))
+
+    def _walk_optimizers(self, prefix: LeafPath, near: list[int]) -> None:
+        for name, child in self._node(prefix).items():
+            path = (*prefix, name)
+            if isinstance(child, dict):
+                self._take("opt_state", path, "", self._owner(path, near))
+            else:
+                self._leaf("opt_state", path, near[0])
+
     def _walk_leaf(self, path: LeafPath, leaf: Leaf, state: int) -> None:
-        if _is_key(path, leaf):
+        if is_key(path, leaf):
             self._leaf("rng", path, state)
-        elif _is_step(path, leaf) and path[:-1] in self._homes(state):
+        elif is_step(path, leaf) and path[:-1] in self._homes(state):
             self._leaf("step", path, state)
         else:
             self._leaf("rest", path, state)
@@ -251,31 +212,47 @@ class _Classifier:
         found = self.states[state]
         return {found.prefix, found.variables, found.prefix[:-1]}
 
-    def _looks_like_optimizer(self, path: LeafPath, state: int) -> bool:
+    def _looks_like_optimizer(self, path: LeafPath, near: list[int]) -> bool:
         if path[-1] == "state" and is_flax_optim(self._node(path)):
             return True
+        if copy_words(name_words(path[-1])):
+            return False
         inside = shapes_in(self._node(path))
-        return any(
-            MOMENT_NAMES & set(p[:-1]) and p[i + 1 :] in self.params[state]
-            for p in inside
-            for i, part in enumerate(p)
-            if part in MOMENT_NAMES
-        ) and not any(COPY_NAME.search(p) for p in path[-1:])
+        ends = {p[i + 1 :] for p in inside for i, part in enumerate(p[:-1]) if part in MOMENT_NAMES}
+        return any(not ends.isdisjoint(self.params[n]) for n in near)
 
     def _owner(self, path: LeafPath, near: list[int]) -> int:
-        """The nearest state whose params names occur in an optimizer state."""
+        """The state whose parameters an optimizer state follows; -1 when that cannot be told."""
+        words = name_words(path)
+        named = [n for n in near if words and self.states[n].words == words]
+        homes = [n for n in near if path[:-1] in (self.states[n].prefix, self.states[n].variables)]
+        for chosen in (named, homes):
+            if len(chosen) == 1:
+                return chosen[0]
         inside = shapes_in(self._node(path))
-        for n in near:
-            names = self.params[n]
-            if any(p[i:] in names for p in inside for i in range(len(p))):
-                return n
-        return near[0]
+        mirrored = {n: self._mirrored(inside, n) for n in near}
+        most = max(mirrored.values())
+        best = [n for n in near if mirrored[n] == most]
+        shared = {n: _shared(self.states[n].prefix, path) for n in best}
+        nearest = [n for n in best if shared[n] == max(shared.values())]
+        return nearest[0] if len(nearest) == 1 else -1
+
+    def _mirrored(self, inside: Mapping[LeafPath, tuple[int, ...]], state: int) -> int:
+        """How many arrays of an optimizer have the name and the shape of a parameter."""
+        params = self.params[state]
+        return sum(
+            any(params.get(p[i:]) == shape for i in range(1, len(p))) for p, shape in inside.items()
+        )
 
     def _copy_of(self, path: LeafPath, near: list[int]) -> tuple[str, int] | None:
-        """The collection and state that a subtree copies, when all its leaves have a twin."""
+        """The collection and state that a subtree copies, when all its leaves have a twin.
+
+        The state is -1 when several would do and no name says which.
+        """
         inside = shapes_in(self._node(path))
         if not any(self.table[path + p].kind == "array" for p in inside):
             return None
+        found: list[tuple[str, int]] = []
         for n in near:
             candidates: Mapping[str, dict[LeafPath, tuple[int, ...]]] = {
                 PARAMS: self.params[n],
@@ -284,5 +261,22 @@ class _Classifier:
             for name, shapes in candidates.items():
                 # a part of the params under its own names is a copy, too (masked averages)
                 if inside.items() <= shapes.items() and 2 * len(inside) >= len(shapes):
-                    return name, n
-        return None
+                    found.append((name, n))
+                    break
+        words = set(name_words(path))
+        named = [f for f in found if set(self.states[f[1]].words) <= words and words]
+        most = max((len(self.states[n].words) for _, n in named), default=0)
+        named = [f for f in named if len(self.states[f[1]].words) == most]
+        best = named or found
+        shared = [_shared(self.states[n].prefix, path) for _, n in best]
+        best = [f for f, s in zip(best, shared, strict=True) if s == max(shared)]
+        if len(best) <= 1:
+            return best[0] if best else None
+        return best[0][0], -1
+
+
+def _shared(a: LeafPath, b: LeafPath) -> int:
+    """How many components two paths have in common at their start."""
+    return next(
+        (i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b))
+    )

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from bridge.words import copy_words, is_optimizer_name, is_params_name, name_words
 from legacy import Leaf, LeafPath, LeafTable
 
 __all__ = [
     "State",
     "Tree",
     "is_flax_optim",
+    "mirrored",
     "node_at",
     "primary",
     "shapes_in",
@@ -23,15 +24,18 @@ __all__ = [
 Tree: TypeAlias = "dict[str, Tree | Leaf]"
 
 PARAMS = "params"
-OPT_NAMES = frozenset(
-    {"opt_state", "opt_states", "optimizer_state", "optim_state", "tx_state", "opt"}
-)
 COLLECTION_NAMES = frozenset(
     {"batch_stats", "cache", "intermediates", "losses", "perturbations", "spectral_stats",
      "_overwrite_with_gradient", "aqt", "quant", "lora", "state_vars"}
 )  # fmt: skip
-COPY_NAME = re.compile(
-    r"ema|target|avg|average|teacher|shadow|slow|polyak|swa|best|old|init", re.IGNORECASE
+# fields of optax and flax.optim states that hold one array for each parameter
+MOMENT_NAMES = frozenset(
+    {"mu", "nu", "trace", "acc_grads", "nu_max", "sum_of_squares", "exp_avg", "exp_avg_sq",
+     "param_states"}
+)  # fmt: skip
+# leaves that only the layers of a model are called, so that `env_params` is no model
+LAYER_LEAVES = frozenset(
+    {"kernel", "bias", "scale", "embedding", "w", "b", "weight", "gamma", "beta", "embeddings"}
 )
 
 
@@ -52,9 +56,9 @@ class State:
     params: LeafPath
 
     @property
-    def name(self) -> str:
-        """The last component of the prefix, or an empty string at the root."""
-        return self.prefix[-1] if self.prefix else ""
+    def words(self) -> tuple[str, ...]:
+        """What its path says about which model it is, see :func:`bridge.words.name_words`."""
+        return name_words(self.prefix)
 
 
 def tree_of(table: LeafTable) -> Tree:
@@ -76,7 +80,12 @@ def states_in(node: Tree, prefix: LeafPath) -> Iterator[State]:
     if isinstance(params, dict):
         top = (*prefix, PARAMS)
         doubled = isinstance(params.get(PARAMS), dict)
-        yield State(prefix, top, top if doubled else prefix, (*top, PARAMS) if doubled else top)
+        if is_lookahead(params):
+            fast = (*top, "fast")
+            yield State(prefix, fast, prefix, fast)
+        else:
+            inner = (*top, PARAMS) if doubled else top
+            yield State(prefix, top, top if doubled else prefix, inner)
         rest = {k: v for k, v in node.items() if k != PARAMS}
     elif isinstance(node.get("target"), dict) and is_flax_optim(node.get("state")):
         # a flax.optim.Optimizer has its params in `target` and all else in `state`
@@ -88,8 +97,59 @@ def states_in(node: Tree, prefix: LeafPath) -> Iterator[State]:
     else:
         rest = node
     for name, child in rest.items():
-        if isinstance(child, dict) and name not in OPT_NAMES | COLLECTION_NAMES:
-            yield from states_in(child, (*prefix, name))
+        path = (*prefix, name)
+        if not isinstance(child, dict) or name in COLLECTION_NAMES:
+            continue
+        if is_params_name(name) and _is_model(node, name, child):
+            yield State(path, path, path, path)
+        elif name not in MOMENT_NAMES and not is_optimizer_name(name):
+            yield from states_in(child, path)
+
+
+def is_lookahead(node: Tree) -> bool:
+    """Whether params are two sets, as ``optax.lookahead`` keeps them: fast and slow ones."""
+    if node.keys() != {"fast", "slow"}:
+        return False
+    fast, slow = node["fast"], node["slow"]
+    return isinstance(fast, dict) and isinstance(slow, dict) and shapes_in(fast) == shapes_in(slow)
+
+
+def _is_model(node: Tree, name: str, child: Tree) -> bool:
+    """Whether ``actor_params`` holds the params themselves, and of a model."""
+    if PARAMS in child:
+        return False  # variables under such a name: the params are further down
+    optimized = any(is_optimizer_name(n) and name_words(n) == name_words(name) for n in node)
+    arrays = {p: s for p, s in shapes_in(child).items() if s}
+    return bool(arrays) and (optimized or any(p[-1] in LAYER_LEAVES for p in arrays))
+
+
+def mirrored(tree: Tree) -> Iterator[State]:
+    """States without any key that says so: subtrees that some optimizer's arrays are shaped like.
+
+    So are ``(params, opt_state)`` as a tuple, and ``{"actor": ..., "actor_opt": ...}``.
+    """
+    moments = [shapes_in(node) for node in _moments(tree) if shapes_in(node)]
+
+    def below(node: Tree, prefix: LeafPath) -> Iterator[State]:
+        for name, child in node.items():
+            path = (*prefix, name)
+            if not isinstance(child, dict) or name in MOMENT_NAMES:
+                continue
+            if shapes_in(child) in moments:
+                yield State(path, path, path, path)
+            else:
+                yield from below(child, path)
+
+    return below(tree, ())
+
+
+def _moments(node: Tree) -> Iterator[Tree]:
+    for name, child in node.items():
+        if isinstance(child, dict):
+            if name in MOMENT_NAMES:
+                yield child
+            else:
+                yield from _moments(child)
 
 
 def is_flax_optim(node: Tree | Leaf | None) -> bool:
@@ -97,18 +157,38 @@ def is_flax_optim(node: Tree | Leaf | None) -> bool:
     return isinstance(node, dict) and "param_states" in node
 
 
-def primary(states: Iterator[State], tree: Tree) -> Iterator[State]:
-    """The states that are not copies of another one by name and structure."""
+def primary(states: Iterator[State], tree: Tree) -> tuple[list[State], list[State]]:
+    """Tell the states from those that are copies of another one, by name and structure.
+
+    Returns:
+        The states, and the copies.
+    """
     found = list(states)
     shapes = [shapes_in(node_at(tree, s.params)) for s in found]
+    kept: list[State] = []
+    copies: list[State] = []
     for n, state in enumerate(found):
-        named_copy = any(COPY_NAME.search(p) for p in state.prefix)
-        twin = any(
-            m != n and shapes[m] == shapes[n] and not any(COPY_NAME.search(p) for p in o.prefix)
-            for m, o in enumerate(found)
-        )
-        if not (named_copy and twin):
-            yield state
+        words = set(copy_words(state.words))
+        twins = [
+            other
+            for m, other in enumerate(found)
+            # a part of the params under their own names is a copy, too (masked averages)
+            if m != n
+            and shapes[n].items() <= shapes[m].items()
+            and 2 * len(shapes[n]) >= len(shapes[m])
+        ]
+        named = any(words - set(copy_words(o.words)) for o in twins)
+        # `frozen_params` beside the `params` of one TrainState, when no optimizer has it
+        bundled = state.params == state.prefix and not _optimized(tree, state)
+        beside = bundled and any((*state.prefix[:-1], PARAMS) == o.optimised for o in twins)
+        (copies if named or beside else kept).append(state)
+    return kept, copies
+
+
+def _optimized(tree: Tree, state: State) -> bool:
+    beside = node_at(tree, state.prefix[:-1])
+    return any(is_optimizer_name(n) and name_words(n) == name_words(state.prefix[-1])
+               for n in beside)  # fmt: skip
 
 
 def shapes_in(node: Tree, prefix: LeafPath = ()) -> dict[LeafPath, tuple[int, ...]]:

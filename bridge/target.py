@@ -9,7 +9,7 @@ plan never loads JAX.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from bridge.errors import TargetError
@@ -53,6 +53,9 @@ class Slot:
         ephemeral: whether it may be initialised without a rule (:data:`EPHEMERAL`).
         sequence_at: positions in ``disk_path`` that are indices of a tuple or list inside a
             Variable's value; Orbax restores such a tree only when its metadata says so.
+        stream: the name of the random stream, for its key.
+        constant: the value that the model's code gives it, when no checkpoint could feed it: the
+            bytes of the array, in C order, compressed by zlib, as base64.
     """
 
     item: str
@@ -65,6 +68,14 @@ class Slot:
     key_impl: str | None = None
     ephemeral: bool = False
     sequence_at: tuple[int, ...] = ()
+    stream: str | None = None
+    constant: str | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def may_be_constant(self) -> bool:
+        """Whether no kind of checkpoint is known to feed Variables of its class."""
+        known = ("params", "batch_stats", "opt_state", "rngs")
+        return not self.ephemeral and self.collection not in known
 
     @property
     def ref(self) -> SlotRef:
@@ -84,7 +95,7 @@ class Slot:
             "key_impl": self.key_impl,
             "ephemeral": self.ephemeral,
             "sequence_at": list(self.sequence_at),
-        }
+        } | {k: v for k in ("stream", "constant") if (v := getattr(self, k)) is not None}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Slot:
@@ -105,6 +116,8 @@ class Slot:
                 key_impl=None if data.get("key_impl") is None else _text(data["key_impl"]),
                 ephemeral=bool(data.get("ephemeral", False)),
                 sequence_at=_sizes(data.get("sequence_at", [])),
+                stream=None if data.get("stream") is None else _text(data["stream"]),
+                constant=None if data.get("constant") is None else _text(data["constant"]),
             )
         except (KeyError, TypeError) as error:
             raise TargetError(

@@ -31,7 +31,10 @@ class Work:
         undecided: the problem of each item for which no feed could be chosen.
         mapped: what became of each collection, by item and collection; filled by :meth:`record`.
         allow_order: whether pairs that only their order suggests may be written.
+        nnx: whether the source is an NNX state itself.
+        rngs: what becomes of PRNG keys, see :mod:`bridge.rngs`.
         warnings: for the plan.
+        proven: items whose whole mapping running both models has proven.
     """
 
     draft: Draft
@@ -43,7 +46,10 @@ class Work:
     undecided: Mapping[str, Problem]
     mapped: dict[tuple[str, str], Mapped] = field(default_factory=dict)
     allow_order: bool = False
+    rngs: str = "keep"
+    nnx: bool = False
     warnings: list[str] = field(default_factory=list)
+    proven: set[str] = field(default_factory=set)
 
     @property
     def table(self) -> LeafTable:
@@ -52,7 +58,7 @@ class Work:
 
     def feed_of(self, state: int) -> Feed | None:
         """The first feed from a state."""
-        return next((f for f in self.feeds if f.state == state), None)
+        return next((f for f in self.feeds if f.state == state >= 0), None)
 
     def open_sources(self, feed: Feed) -> list[Candidate]:
         """Leaves that could still feed an item."""

@@ -35,7 +35,7 @@ KEYWORDS = {
     legacy.restore: {"target", "step", "item", "at", "defaults"},
     bridge.plan: {
         "model", "tx", "linen", "sample_input", "methods", "allow_order", "rules", "transforms",
-        "step", "at",
+        "step", "at", "seed", "rngs",
     },
     bridge.restore: {"model", "tx", "plan"},
     bridge.convert: {

@@ -137,8 +137,9 @@ def test_models_that_no_name_tells_apart_are_one_problem_each_and_nothing_else()
     plan = make(source, model=with_optimizer(ACTOR))
     assert kinds(plan) == ["ambiguous"]
     (problem,) = plan.problems
-    assert "2 set(s), and none can be chosen" in problem.message
-    assert problem.candidates == ("at={'model': 'a/params'}", "at={'model': 'b/params'}")
+    assert "2 set(s), and 2 have its names and shapes, so none can be chosen" in problem.message
+    fits = ("at={'model': 'a/params'} (fits)", "at={'model': 'b/params'} (fits)")
+    assert problem.candidates == fits
     assert problem.rule.startswith("#")
     at = {"model": "a", "optimizer": "a/opt_state"}
     rules = [bridge.Ignore.of("b/**")]

@@ -35,6 +35,7 @@ __all__ = [
     "Probe",
     "linen_model",
     "linen_of",
+    "linen_variables",
     "nnx_model",
     "takes",
     "tied",
@@ -134,6 +135,12 @@ def takes(module: Any, probe: Probe) -> bool:
 def _method(kind: type[Any], method: Any) -> Any:
     if method is None:
         return kind.__call__
+    if isinstance(method, str) and not callable(getattr(kind, method, None)):
+        own = (n for n, v in vars(kind).items() if inspect.isfunction(v) and not n.startswith("_"))
+        raise BridgeError(
+            f"the Linen module {kind.__name__} has no method {method!r}; it has "
+            f"{', '.join(own) or '__call__ only'}."
+        )
     return getattr(kind, method) if isinstance(method, str) else method
 
 
@@ -162,6 +169,15 @@ def linen_model(
     specs = {ours[p]: jax.ShapeDtypeStruct(s.shape, leaves[ours[p]][1]) for p, s in wanted.items()
              if p in ours}  # fmt: skip
     return Model("Linen", specs, tuple(c.made(ours) for c in calls))
+
+
+def linen_variables(module: Any, probe: Probe) -> Any:
+    """The abstract variables of a Linen module, in the boxes that it makes for them.
+
+    Raises:
+        BridgeError: the module fails.
+    """
+    return _LinenCall(linen_of(module), probe).boxed()
 
 
 def nnx_model(make: Callable[[], Any], probes: Iterable[Probe], paths: Iterable[SlotPath]) -> Model:
@@ -293,27 +309,29 @@ class _LinenCall:
 
     def _method(self) -> Any:
         method = self.probe.method
-        return getattr(type(self.module), method) if isinstance(method, str) else method
+        return method if method is None else _method(type(self.module), method)
 
     def variables(self) -> dict[LeafPath, jax.ShapeDtypeStruct]:
         """What the module keeps, by path with the collection first, unboxed."""
+        found, _ = jax.tree_util.tree_flatten_with_path(linen.meta.unbox(self.boxed()))
+        return {tuple(_key(k) for k in path): struct for path, struct in found}
+
+    def boxed(self) -> Any:
+        """What the module keeps, as it makes it."""
 
         def init(inputs: Sequence[Any]) -> Any:
             args, kwargs = self.given.filled(inputs)
             rngs = {"params": jax.random.key(0)}
-            made = self.module.init(rngs, *args, **kwargs, **self.mode, method=self._method())
-            return linen.meta.unbox(made)
+            return self.module.init(rngs, *args, **kwargs, **self.mode, method=self._method())
 
         try:
             with tied():
-                tree = jax.eval_shape(init, self.given.arrays)
+                return jax.eval_shape(init, self.given.arrays)
         except Exception as error:
             raise BridgeError(
                 f"the Linen module {type(self.module).__name__} could not be traced with the "
                 f"sample input ({_shown(self.given.arrays)}): {type(error).__name__}: {error}"
             ) from error
-        found, _ = jax.tree_util.tree_flatten_with_path(tree)
-        return {tuple(_key(k) for k in path): struct for path, struct in found}
 
     def made(self, ours: Mapping[LeafPath, LeafPath]) -> Call:
         """The call, for values under the checkpoint's paths."""
@@ -420,5 +438,6 @@ def _spelled(
     raise BridgeError(
         "the Linen module is not the one whose variables the checkpoint holds:\n  "
         + "\n  ".join(text)
-        + "\nGive the module with the arguments that it was trained with, or leave linen= away."
+        + "\nGive the module with the arguments that it was trained with and a sample input of the "
+        "sizes that it was trained on, or leave linen= away."
     )

@@ -12,15 +12,26 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from bridge.claims import canonical
-from bridge.draft import Draft
-from bridge.errors import BridgeError, TargetError
+from bridge.draft import Draft, spec_of
+from bridge.errors import BridgeError, TargetError, TransformError
 from bridge.feeds import Feed
-from bridge.match import match
+from bridge.match import Pair, match
+from bridge.pairing import lost
 from bridge.probe import Probe, probes_of
 from bridge.proof import Pairing, Proof
 from bridge.roles import PARAMS
-from bridge.target import SlotPath, SlotRef
-from bridge.transforms import Cast
+from bridge.target import SlotPath
+from bridge.transforms import (
+    Cast,
+    DropZero,
+    Join,
+    Reshape,
+    Split,
+    Stack,
+    Transform,
+    Unstack,
+    infer_all,
+)
 from bridge.work import Work
 from legacy import LeafPath, format_path
 
@@ -60,7 +71,7 @@ def prove(work: Work, given: Given) -> None:
         BridgeError: a module cannot be traced, or is not the one of the checkpoint.
         TargetError: it is not clear which module belongs to which item.
     """
-    modules = _by_item(given.linen, work.feeds, "linen")
+    modules = _by_item(given.linen, [f for f in work.feeds if f.groups], "linen")
     inputs = _by_item(given.sample_input, [f for f in work.feeds if f.item in modules], "input")
     for feed in work.feeds:
         if feed.item in modules:
@@ -124,10 +135,7 @@ class _Prover:
         hints = self._hints()
         proof = self._compare(hints)
         self.work.warnings += proof.warnings
-        for tie in proof.ties:
-            self.work.warnings.append(
-                f"{tie}: no input tells them apart, so either answer is right; names chose"
-            )
+        self.work.warnings += proof.ties
         if proof.unproven:
             shown = ", ".join(format_path(p) for p in proof.unproven[:_SHOWN])
             more = len(proof.unproven) - _SHOWN
@@ -135,14 +143,20 @@ class _Prover:
             self.work.warnings.append(
                 f"no output depends on {shown}: paired because nothing else is left for them"
             )
-        if proof.parted:
-            self.work.warnings.append(f"the models compute different things: {proof.parted}")
+        if not proof.same and (proof.apart or proof.parted):
+            self.work.warnings.append(_different(proof))
+        elif not proof.pairings:
+            self.work.warnings.append(
+                "both models were run and traced, and nothing could be proven about their "
+                "parameters: what follows rests on names and rules alone"
+            )
+        if proof.verified and proof.same:
+            self.work.proven.add(self.feed.item)
         if proof.verified or (proof.way == "dataflow" and proof.pairings):
             self._take(proof, hints)
 
     def _compare(self, hints: Sequence[Pairing]) -> Proof:
         """Fingerprints; where they prove nothing, the data flow."""
-        from bridge.dataflow import dataflow  # noqa: PLC0415 - loads jax
         from bridge.fingerprint import fingerprint  # noqa: PLC0415 - loads jax
 
         ours, theirs = self._models()
@@ -151,6 +165,8 @@ class _Prover:
         found = fingerprint(ours, theirs, kinds, fixed=fixed, hints=hints, seed=self.work.seed)
         if found.verified:
             return found
+        from bridge.dataflow import dataflow  # noqa: PLC0415 - loads jax
+
         flow = dataflow(ours, theirs, kinds, fixed=fixed, hints=hints)
         return replace(
             flow,
@@ -210,7 +226,7 @@ class _Prover:
         return [
             Pairing((self.short[p.source],), (p.slot.path[n:],))
             for p in pairs
-            if p.why == "path" and isinstance(p.source, tuple) and isinstance(p.slot, SlotRef)
+            if p.why == "path" and len(p.sources) == len(p.slots) == 1 and not p.transforms
         ]
 
     def _fixed(self) -> list[Pairing]:
@@ -257,11 +273,66 @@ class _Prover:
                 if not proof.same:  # two kinds of evidence against each other, neither a proof
                     continue
             why = "path" if said == pairing.slots[0] else proof.way
-            self.draft.add(sources, refs, pairing.transforms, why)
+            self._add(pairing, why)
+        self._take_siblings(proof)
         if against and proof.same:
             self._report(against, len(proven))
         elif against:
             self._refuse(against)
+
+    def _add(self, pairing: Pairing, why: str) -> None:
+        """Make a step of a pairing; a bias that only counts while it is zero comes along."""
+        one = Pair(
+            tuple(self.full[p] for p in pairing.sources),
+            tuple(self.slots[p].ref for p in pairing.slots),
+            why,
+            pairing.transforms,
+        )
+        extra = _hidden_bias(pairing)
+        full = self.full.get(extra) if extra is not None else None
+        if full is not None and self.draft.open_source(full):
+            one = replace(
+                one, sources=(*one.sources, full), transforms=(DropZero(), *one.transforms)
+            )
+            if lost(self.draft, one):
+                return
+        self.draft.add(one.sources, one.slots, one.transforms, one.why)
+
+    def _take_siblings(self, proof: Proof) -> None:
+        """A module whose kernel is proven is proven: what is open in it can only go to its like.
+
+        Two biases that are added to each other do the same, so no output tells them apart; each
+        belongs to its kernel all the same.
+        """
+        done = {p for pairing in proof.pairings for p in (*pairing.sources, *pairing.slots)}
+        for pairing in (*proof.pairings, *self._fixed()):
+            for own in self._siblings(pairing, done):
+                done |= {*own.sources, *own.slots}
+                self._add(own, proof.way)
+
+    def _siblings(self, pairing: Pairing, done: set[LeafPath]) -> Iterable[Pairing]:
+        if not pairing.sources or not pairing.slots:
+            return
+        names = {p[-1] for p in self.full if p[:-1] == pairing.sources[0][:-1]}
+        for name in sorted(names):
+            sources = tuple((*p[:-1], name) for p in pairing.sources)
+            slots = tuple((*p[:-1], name) for p in pairing.slots)
+            known = all(p in self.full and p not in done for p in sources)
+            if not known or not all(p in self.slots and p not in done for p in slots):
+                continue
+            if not all(self.draft.open_source(self.full[p]) for p in sources):
+                continue
+            if not all(self.draft.open_slot(self.slots[p].ref) for p in slots):
+                continue
+            ndim = len(self.work.table[self.full[pairing.sources[0]]].shape)
+            how = _alike(pairing.transforms, ndim, self.slots[slots[0]].shape)
+            specs = tuple(spec_of(self.work.table[self.full[p]]) for p in sources)
+            try:
+                made = [spec.shape for spec in infer_all(how, specs)]
+            except TransformError:
+                continue
+            if made == [self.slots[p].shape for p in slots]:
+                yield Pairing(sources, slots, tuple(how))
 
     def _report(self, against: Sequence[tuple[LeafPath, SlotPath, SlotPath]], total: int) -> None:
         source, said, found = against[0]
@@ -282,3 +353,35 @@ class _Prover:
                 [r for r in refs if self.draft.open_slot(r)],
                 candidates=[format_path(said), format_path(found)],
             )
+
+
+def _hidden_bias(pairing: Pairing) -> LeafPath | None:
+    """The one bias of a Linen GRU that has no place beside the joined ones of its gates."""
+    gates = tuple(p[-2:-1] for p in pairing.sources)
+    if sorted(gates) != [("in",), ("ir",), ("iz",)] or pairing.sources[0][-1] != "bias":
+        return None
+    return (*pairing.sources[0][:-2], "hn", "bias")
+
+
+def _alike(transforms: Sequence[Transform], ndim: int, shape: tuple[int, ...]) -> list[Transform]:
+    """What a parameter's transforms say for another one of its module, of this shape at the end."""
+    kept: list[Transform] = []
+    for t in transforms:
+        if isinstance(t, (Join, Split)) and t.axis in (-1, ndim - 1):
+            # the last axis of a kernel is the axis of its bias
+            kept.append(Join(-1) if isinstance(t, Join) else Split(-1, t.sizes))
+        elif isinstance(t, (Stack, Unstack, Join, Split)):
+            kept.append(t)
+    return [*kept, Reshape(shape)] if any(isinstance(t, Reshape) for t in transforms) else kept
+
+
+def _different(proof: Proof) -> str:
+    """What to say of two models that do not compute the same under any mapping."""
+    text = "the models compute different things"
+    if proof.apart:
+        text += (
+            f": with the same numbers in all parameters of one kind and size, their outputs are "
+            f"{proof.apart:.2g} of the largest value apart, so no fingerprint can be believed"
+        )
+    text += f". {proof.parted[0].upper()}{proof.parted[1:]}" if proof.parted else ""
+    return text

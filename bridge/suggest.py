@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Sequence
+from math import prod
 
 from bridge._plan import Problem
 from bridge.match import Candidate, path_of, ref_of
@@ -16,6 +17,7 @@ from bridge.names import may_pair
 from bridge.rule_text import init_rule, quoted
 from bridge.suggest_pairs import Guess, guess_pairs
 from bridge.suggest_rules import Known, write_rules
+from bridge.target import SlotRef
 from legacy import LeafPath, format_path
 
 __all__ = ["Known", "suggest"]
@@ -67,7 +69,7 @@ def suggest(
                 message,
                 sources=(path_of(source),),
                 candidates=tuple(f"{c.key} {_shape(c)}" for c in others),
-                rule=chosen[1] if chosen else f"[[ignore]]\nsource = {quoted(_full(source))}",
+                rule=chosen[1] if chosen else _alone(_ignore(source), source, slots),
             )
         )
     for slot in slots:
@@ -81,10 +83,29 @@ def suggest(
                 f"slot {ref} {_shape(slot)} has no source",
                 slots=(ref,),
                 candidates=tuple(f"{_variable(c)} {_shape(c)}" for c in others),
-                rule=chosen[1] if chosen else init_rule(ref, _start(slot)),
+                rule=chosen[1] if chosen else _alone(init_rule(ref, _start(slot)), slot, sources),
             )
         )
     return problems
+
+
+def _alone(rule: str, wanted: Candidate, others: Sequence[Candidate]) -> str:
+    """A rule that gives up on a leaf or slot; only as a remark where it may be part of another.
+
+    Who pastes without reading must not lose the gates of a cell, or fill a fused bias with zeros.
+    """
+    size = prod(wanted.shape)
+    for other in others:
+        whole = prod(other.shape)
+        big, small = max(size, whole), min(size, whole)
+        if other.collection == wanted.collection and 1 < small < big and not big % small:
+            name = other.key if isinstance(other.key, SlotRef) else _variable(other)
+            said = "\n".join(f"# {line}" for line in rule.splitlines())
+            return (
+                f"# {name} {_shape(other)} may be a part of it, or the whole (join, stack, split, "
+                f"unstack);\n# if it really stands alone:\n{said}"
+            )
+    return rule
 
 
 def _others(
@@ -115,6 +136,10 @@ def _by_shape(candidates: Iterable[Candidate]) -> dict[Hashable, list[Candidate]
     for c in candidates:
         found[c.collection, c.shape].append(c)
     return found
+
+
+def _ignore(source: Candidate) -> str:
+    return f"[[ignore]]\nsource = {quoted(_full(source))}"
 
 
 def _full(c: Candidate) -> LeafPath:

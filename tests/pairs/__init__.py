@@ -1,0 +1,1 @@
+"""Model pairs as people write them: one in Linen, one in NNX, and the truth between them."""

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
+from bridge.behaviour_values import Forward, Training, worst
 from bridge.errors import BridgeError, VerifyFailed
 from bridge.target import SlotRef
 from legacy import LeafPath
 
-__all__ = ["LEVELS", "RUNGS", "Difference", "Level", "Verdict", "check_level"]
+__all__ = ["LEVELS", "RUNGS", "Behaviour", "Difference", "Level", "Verdict", "check_level"]
 
 Level = Literal["full", "fast", "none"]
 """``full`` climbs to rung d; ``fast`` reads a part of the arrays; ``none`` looks at nothing."""
+
+Behaviour = Literal["same", "noise", "differs", "unchecked"]
+"""``same``: bit for bit; ``noise``: apart by rounding only."""
 
 LEVELS: tuple[str, ...] = get_args(Level)
 
@@ -22,6 +26,8 @@ RUNGS: Mapping[str, str] = {
     "b": "shapes and dtypes",
     "c": "every value bit for bit",
     "d": "restored by Orbax",
+    "e": "same outputs",
+    "f": "same training",
 }
 """The ladder; each rung stands on the ones before."""
 
@@ -72,6 +78,8 @@ class Verdict:
         nbytes: bytes so compared.
         seconds: how long it took.
         digest: SHA-256 over the SHA-256 of every compared value, by slot.
+        forward: what both models gave, for each item whose Linen module was given (rung e).
+        training: how both trained, for each item that was trained (rung f).
     """
 
     level: str
@@ -82,11 +90,46 @@ class Verdict:
     nbytes: int = 0
     seconds: float = 0.0
     digest: str = ""
+    forward: tuple[Forward, ...] = ()
+    training: tuple[Training, ...] = ()
 
     @property
     def ok(self) -> bool:
-        """Whether nothing was found; true for level ``none``, which looks at nothing."""
+        """Whether the output holds what the plan promised; true for level ``none``.
+
+        Rungs a to d decide: a model that was rewritten otherwise takes nothing from the values.
+        """
         return not self.problems
+
+    @property
+    def behaviour(self) -> Behaviour:
+        """Whether both models do the same with these values: rungs e and f together."""
+        states = [f.state for f in self.forward] + [t.state for t in self.training]
+        if states and all(s == "unchecked" for s in states):
+            return "unchecked"
+        state = worst(s for s in states if s != "unchecked")
+        return "same" if state == "bit-equal" else state
+
+    def with_behaviour(
+        self, forward: tuple[Forward, ...], training: tuple[Training, ...] = ()
+    ) -> Verdict:
+        """The same verdict with what running both models said; it may climb to rung f.
+
+        >>> Verdict("full", "d").with_behaviour((Forward("model"),)).rung
+        'd'
+        """
+        rung = self.rung
+        if rung == "d" and forward and all(f.same for f in forward):
+            rung = "e"
+        if rung == "e" and training and all(t.same for t in training):
+            rung = "f"
+        return replace(self, rung=rung, forward=forward, training=training)
+
+    def behaviour_lines(self) -> list[str]:
+        """What rungs e and f said, a line for each item and rung."""
+        head = "mapped, behaviour differs: " if self.behaviour == "differs" else ""
+        both: list[Forward | Training] = [*self.forward, *self.training]
+        return [f"{head if f.state == 'differs' else ''}{f.item}: {f}" for f in both]
 
     def require_ok(self) -> Verdict:
         """Return itself, or raise with every difference.
@@ -121,6 +164,9 @@ class Verdict:
                 }
                 for p in self.problems
             ],
+            "behaviour": self.behaviour,
+            "forward": [f.to_json() for f in self.forward],
+            "training": [t.to_json() for t in self.training],
         }
 
     def __str__(self) -> str:

@@ -25,6 +25,7 @@ import legacy
 from bridge._bits import Measure, blocks, host_bytes, measure, same_value, show_value
 from bridge._plan import Initialised, Plan, Step
 from bridge._verdict import RUNGS, Difference, Level, Verdict, check_level
+from bridge._verify_models import check_given, run_models
 from bridge._verify_output import MISSING, Output
 from bridge.apply import JSON_TYPE, initial_value, step_values
 from bridge.errors import BridgeError, PlanMismatch
@@ -114,8 +115,16 @@ def verify(
     model: Any = None,
     linen: Any = None,
     sample_input: Any = None,
+    methods: Any = None,
+    tx: Any = None,
+    linen_tx: Any = None,
+    train_steps: int = 3,
+    loss: Any = None,
 ) -> Verdict:
     """Read a source and its conversion again and compare them leaf by leaf.
+
+    With the Linen module, both models are also run: Linen on the old leaves, NNX on what ``dst``
+    holds. Their outputs are rung e; with ``tx``, training steps from the restored state are rung f.
 
     Args:
         src: the old checkpoint or run.
@@ -123,30 +132,47 @@ def verify(
         plan: the plan of the conversion; without one it is taken from the provenance in ``dst``.
         step: the step of both; default: the last one of ``dst``.
         level: ``full``, ``fast`` or ``none``.
-        model: for the forward check, which is not in this release.
-        linen: likewise.
-        sample_input: likewise.
+        model: the NNX model, as in :func:`bridge.plan`.
+        linen: the Linen module that wrote ``src``, or several by item name.
+        sample_input: how both are called, as in :func:`bridge.plan`.
+        methods: names of further methods to call with the same input.
+        tx: the optimizer, as in :func:`bridge.plan`; then both sides are trained, too.
+        linen_tx: the optimizer of the old run, where it is spelled otherwise than ``tx``.
+        train_steps: how many steps to train; 0 for none.
+        loss: for training: from all arrays of the output, as a tuple, to a scalar. Default: the
+            mean square distance of the outputs from fixed random numbers.
 
     Returns:
-        The verdict; ``.ok``, and ``.problems`` with every difference.
+        The verdict: ``.ok`` and ``.problems`` say whether the values are right, ``.behaviour``
+        whether both models do the same with them.
 
     Raises:
-        BridgeError: the plan is not known, or a forward check was asked for.
+        BridgeError: the plan is not known, or a model cannot be called.
+        TargetError: the models are not what is expected.
         PlanMismatch: the plan does not belong to the source.
         LegacyError: one of the two cannot be opened.
 
     >>> print(verify("runs/exp1", "runs_nnx/exp1"))  # doctest: +SKIP
     verified to rung d (restored by Orbax): 62 of 62 values compared bit for bit, ...
     """
-    if linen is not None or sample_input is not None or model is not None:
-        raise BridgeError(
-            "verify(linen=, sample_input=, model=): the forward and training checks (rungs e and "
-            "f) are not in this release. Leave them out to verify up to rung d."
-        )
+    check_given(
+        {"model": model, "sample_input": sample_input, "methods": methods, "tx": tx,
+         "linen_tx": linen_tx, "loss": loss}, linen=linen,
+    )  # fmt: skip
     check_level(level)
     output = legacy.open(dst, step=step)
     source = open_source(src, output.step if step is None else step)
-    return verify_step(source, plan or stored_plan(output), output.path, level=level)
+    plan = plan or stored_plan(output)
+    verdict = verify_step(source, plan, output.path, level=level)
+    if linen is None or not verdict.ok:  # what is wrong already need not be run
+        return verdict
+    return run_models(
+        verdict,
+        (source, plan, Output(output, plan)),
+        {"model": model, "linen": linen, "sample_input": sample_input},
+        methods=methods,
+        training={"tx": tx, "linen_tx": linen_tx, "steps": train_steps, "loss": loss},
+    )
 
 
 def open_source(src: str | os.PathLike[str], step: float | None) -> legacy.Checkpoint:

@@ -43,6 +43,7 @@ def confirm(
     sample_input: Any,
     methods: Any,
     proven: Collection[str],
+    uncompared: Collection[str] = (),
 ) -> tuple[str, ...]:
     """What there is to know about the behaviour of the models of a plan.
 
@@ -54,6 +55,7 @@ def confirm(
         sample_input: see :func:`bridge.plan`.
         methods: see :func:`bridge.plan`.
         proven: items whose whole mapping fingerprints have proven.
+        uncompared: items that cannot be run on the same footing.
 
     Returns:
         Sentences for ``Plan.warnings``.
@@ -67,7 +69,7 @@ def confirm(
         told += _boxes(twin)
         whole = twin.item not in open_items and open_leaves.isdisjoint(twin.full.values())
         small = sum(s.size * s.dtype.itemsize for s in models[0].specs.values()) <= _MOST_BYTES
-        if twin.item in proven or not whole or not small:
+        if twin.item in {*proven, *uncompared} or not whole or not small:
             told += behaviour_warnings(models[0], twin.make, twin.pairs())
             continue
         values = _random(models[0], _zeros(twin))

@@ -154,6 +154,7 @@ def _confirmed(made: Plan, work: Work, given: Given, model: Any) -> Plan:
         sample_input=given.sample_input,
         methods=given.methods,
         proven=work.proven,
+        uncompared=work.uncompared,
     )
     return replace(made, warnings=(*made.warnings, *told))
 

@@ -133,7 +133,13 @@ class _Prover:
 
     def prove(self) -> None:
         hints = self._hints()
-        proof = self._compare(hints)
+        models = self._models()
+        reason = self._unlike(*models)
+        if reason:
+            self.work.uncompared.add(self.feed.item)
+            self.work.warnings.append(f"the models were not compared: {reason}")
+            return
+        proof = self._compare(models, hints)
         self.work.warnings += proof.warnings
         self.work.warnings += proof.ties
         if proof.unproven:
@@ -155,11 +161,17 @@ class _Prover:
         if proof.verified or (proof.way == "dataflow" and proof.pairings):
             self._take(proof, hints)
 
-    def _compare(self, hints: Sequence[Pairing]) -> Proof:
+    @staticmethod
+    def _unlike(ours: Model, theirs: Model) -> str:
+        from bridge.probes import unlike  # noqa: PLC0415 - loads jax
+
+        return unlike(ours, theirs)
+
+    def _compare(self, models: tuple[Model, Model], hints: Sequence[Pairing]) -> Proof:
         """Fingerprints; where they prove nothing, the data flow."""
         from bridge.fingerprint import fingerprint  # noqa: PLC0415 - loads jax
 
-        ours, theirs = self._models()
+        ours, theirs = models
         kinds = {path: slot.collection for path, slot in self.slots.items()}
         fixed = self._fixed()
         found = fingerprint(ours, theirs, kinds, fixed=fixed, hints=hints, seed=self.work.seed)

@@ -194,7 +194,10 @@ def verdict_text(verdict: Verdict, width: int | None = None) -> str:
     )
     reached = f"rung {verdict.rung} ({RUNGS[verdict.rung]})" if verdict.rung else "no rung"
     if verdict.ok:
-        return "\n".join(wrap(f"verified to {reached}: {compared}", width, "", "  "))
+        lines = wrap(f"verified to {reached}: {compared}", width, "", "  ")
+        for line in verdict.behaviour_lines():
+            lines += wrap(line, width, "  ", "      ")
+        return "\n".join(lines)
     found = count(len(verdict.problems), "difference")
     lines = wrap(f"NOT VERIFIED: {found}; {reached} holds; {compared}", width, "", "  ")
     for problem in verdict.problems:

@@ -35,6 +35,7 @@ class Work:
         rngs: what becomes of PRNG keys, see :mod:`bridge.rngs`.
         warnings: for the plan.
         proven: items whose whole mapping running both models has proven.
+        uncompared: items whose two models are called or answer in ways that do not correspond.
     """
 
     draft: Draft
@@ -50,6 +51,7 @@ class Work:
     nnx: bool = False
     warnings: list[str] = field(default_factory=list)
     proven: set[str] = field(default_factory=set)
+    uncompared: set[str] = field(default_factory=set)
 
     @property
     def table(self) -> LeafTable:

@@ -255,11 +255,6 @@ def test_verify_refuses_a_plan_of_another_structure(tmp_path, plan):
         bridge.verify(GOLDENS / "latest" / "boxed-ptc", tmp_path / "new", plan=plan)
 
 
-def test_the_forward_check_is_not_there_yet(tmp_path):
-    with pytest.raises(BridgeError, match="not in this release"):
-        bridge.verify(MANAGED, tmp_path, linen=object(), sample_input=1)
-
-
 def test_a_source_that_changed_after_the_conversion_is_noticed(tmp_path):
     source = tmp_path / "checkpoint_3"
     old = legacy.open(GOLDEN).path

@@ -69,6 +69,8 @@ class Draft:
         self.initialised: dict[SlotRef, Initialised] = {}
         self.problems: list[Problem] = []
         self.empties: list[Empty] = []
+        # what a person should know though it is no problem; the plan's warnings
+        self.notes: list[str] = []
         self.used: set[LeafPath] = set()
         # items that a leaf feeds: an EMA model may share the batch statistics of the model
         self.fed: dict[LeafPath, set[str]] = defaultdict(set)
@@ -189,7 +191,9 @@ class Draft:
             )
             return Problem("dtype", text, rule=ignore_rules(odd))
         for slot in slots:
-            if 0 in slot.shape:
+            # a live optimizer may hold placeholders (galore); what converts refuses them later
+            live = slot.collection == "opt_state" and (slot.item, slot.path) not in self._outer
+            if 0 in slot.shape and not live:
                 rule = ignore_rules(sources)
                 return Problem("shape", _unsavable(slot), rule=rule)
         for path in sources:

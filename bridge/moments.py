@@ -8,12 +8,15 @@ from dataclasses import dataclass, field
 from bridge._plan import Step
 from bridge.draft import Draft
 from bridge.errors import TransformError
+from bridge.factored import FACTORED, Axes, factored_way, per_axis_way
+from bridge.names import is_index
+from bridge.optimizer_heads import Path, container
 from bridge.rule_text import ignore_rules, init_rule
 from bridge.target import SlotPath, SlotRef
-from bridge.transforms import Cast, Transform
-from legacy import LeafPath, format_path
+from bridge.transforms import Cast, Copy, Permute, Reshape, Scale, Transform, Transpose
+from legacy import LeafPath
 
-__all__ = ["Mapped", "anew", "for_moments", "moment_order", "moment_transforms"]
+__all__ = ["Mapped", "Way", "anew", "for_moments", "moment_order", "way"]
 
 # What a field of an optimizer state is to its parameter: 1 moves like a gradient, 2 like its
 # square, 0 like the parameter itself. Decides what a scale or a pad does to it.
@@ -28,6 +31,9 @@ MOMENT_ORDER: Mapping[str, int] = {
 # Fields that hold updates: raw gradients in plain momentum, but after Adam or RMSProp in the chain
 # they are normalised, and then a scale of the parameter leaves them alone. The file cannot tell.
 UPDATE_FIELDS = frozenset({"trace", "ema", "grad_acc", "prev_updates"})
+
+# Transforms that only move the elements of one array: what is known of it as a whole still holds.
+_MOVES = (Transpose, Reshape, Permute, Copy)
 
 
 @dataclass(slots=True)
@@ -51,23 +57,46 @@ class Mapped:
     initialised: dict[SlotRef, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How the arrays of one field follow a step of the parameters.
+
+    Attributes:
+        sources: the arrays that feed the slots of this field; of another field where a transpose
+            exchanges rows and columns.
+        transforms: what is done to them.
+        placeholder: the arrays are zeros that nothing reads: leave them, and start with zeros.
+    """
+
+    sources: tuple[LeafPath, ...]
+    transforms: tuple[Transform, ...] = ()
+    placeholder: bool = False
+
+
 def moment_order(head: tuple[str, ...]) -> int | None:
     """What the arrays under a head are to their parameters; None when the name does not say."""
     return MOMENT_ORDER.get(_field(head))
 
 
 def _field(head: tuple[str, ...]) -> str:
-    return next((part for part in reversed(head) if not part.isdigit()), "")
+    return next((part for part in reversed(head) if not is_index(part)), "")
 
 
-def for_moments(transforms: Sequence[Transform], head: tuple[str, ...]) -> tuple[Transform, ...]:
+def for_moments(
+    transforms: Sequence[Transform], head: tuple[str, ...], *, updates: bool = False
+) -> tuple[Transform, ...]:
     """The transforms of a parameter, as they act on a moment of it.
+
+    Args:
+        transforms: of the parameter.
+        head: where in the optimizer state.
+        updates: whether the state is known to keep updates under this name.
 
     Raises:
         TransformError: the moment cannot follow, or its name does not say how.
     """
     order = moment_order(head)
-    updates = _field(head) in UPDATE_FIELDS
+    updates = updates or _field(head) in UPDATE_FIELDS
     if order is not None and not updates:
         return tuple(t.for_moment(order) for t in transforms)
     orders = (1, 2) if updates else (0, 1, 2)
@@ -80,48 +109,78 @@ def for_moments(transforms: Sequence[Transform], head: tuple[str, ...]) -> tuple
     return ways.pop()
 
 
-def moment_transforms(
+def way(
     draft: Draft,
-    head: tuple[str, ...],
+    heads: Mapping[Path, Mapping[LeafPath, LeafPath]],
+    head: Path,
     step: Step,
-    found: Sequence[LeafPath],
-    refs: Sequence[SlotRef] = (),
-) -> tuple[Transform, ...] | None:
+    params: Mapped,
+) -> Way:
     """What a parameter's step does to the arrays under one head.
 
     Args:
-        draft: gets the problem, if there is one.
-        head: where in the optimizer state.
+        draft: for shapes; nothing is added to it.
+        heads: all arrays of the state, by head and parameter path.
+        head: the field that is to follow.
         step: the parameter's step.
-        found: the arrays under the head, one for each source of the step.
-        refs: their slots, for the problem.
+        params: what became of the params.
 
-    Returns:
-        The transforms; None when the arrays cannot follow, which is then a problem.
+    Raises:
+        TransformError: the arrays cannot follow; the text says why.
     """
     # a cast of the parameter is no cast of its moments: their dtype has slots of its own
-    moving = [t for t in step.transforms if not isinstance(t, Cast)]
-    same = all(
-        draft.table[a].shape == draft.table[p].shape
-        for a, p in zip(found, step.sources, strict=True)
-    )
-    error: TransformError | str = (
+    moving = [t for t in step.transforms if not isinstance(t, Cast | Copy)]
+    rels = [params.rel[p] for p in step.sources]
+    found = tuple(heads[head][r] for r in rels)
+    if not moving:
+        return Way(found)
+    shapes = [draft.table[p].shape for p in step.sources]
+    home = container(head)
+    siblings = {h[len(home) :]: below for h, below in heads.items() if container(h) == home}
+    if any("projector" in key for h in heads for key in h):
+        raise TransformError(
+            "the optimizer keeps its moments in a projection of the parameter (galore)"
+        )
+    axes = Axes.of(shapes, step.transforms)
+    if is_index(head[-1]) and len(head) - len(home) == 2:  # noqa: PLR2004 - a name and a position
+        position = per_axis_way(axes, int(head[-1]), len(shapes[0]))
+        return Way(tuple(heads[(*head[:-1], str(position))][r] for r in rels))
+    kept = {
+        name: [draft.table[siblings[name,][r]].shape for r in rels]
+        for name in FACTORED
+        if (name,) in siblings and all(r in siblings[name,] for r in rels)
+    }
+    if len(kept) == len(FACTORED) and head[-1] in kept:
+        name, transforms = factored_way(head[-1], shapes, kept, axes, moving)
+        if not name:
+            return Way(found, placeholder=True)
+        order = tuple(t.for_moment(2) for t in transforms)
+        return Way(tuple(siblings[name,][r] for r in rels), order)
+    own = [draft.table[p].shape for p in found]
+    if own == shapes:
+        return Way(found, for_moments(moving, head, updates=_of_updates(draft, siblings, head)))
+    alone = len(found) == 1 == len(step.slots)
+    if alone and own == [()] and all(isinstance(t, (*_MOVES, Scale)) for t in moving):
+        scales = [t for t in moving if isinstance(t, Scale)]
+        return Way(found, for_moments(scales, head))
+    raise TransformError(
         "its arrays are not shaped like the parameters (factored or per-tensor state), so they "
         "cannot follow a transform"
     )
-    if same or not moving:
-        try:
-            return for_moments(moving, head)
-        except TransformError as found_wrong:
-            error = found_wrong
-    draft.refuse(
-        "moments",
-        f"optimizer field {'/'.join(head)!r} of {format_path(step.sources[0])}: {error}",
-        found,
-        refs,
-        anew(found, refs),
+
+
+def _of_updates(
+    draft: Draft, siblings: Mapping[Path, Mapping[LeafPath, LeafPath]], head: Path
+) -> bool:
+    """Whether a field named like a moment holds updates: ``sm3`` and ``novograd`` do that."""
+    if head[-1] == "nu":
+        return ("mu", "0") in siblings
+    norms = siblings.get(("nu",), {})
+    return (
+        head[-1] == "mu"
+        and any(draft.table[p].shape == () for p in norms.values())
+        and any(draft.table[p].shape for p in siblings["mu",].values())
     )
-    return None
 
 
 def anew(sources: Sequence[LeafPath], refs: Iterable[SlotRef]) -> str:

@@ -9,10 +9,11 @@ from __future__ import annotations
 from bridge.draft import Draft, spec_of
 from bridge.feeds import Feed
 from bridge.names import BOX
-from bridge.roles import Group, Roles
+from bridge.roles import Group, Roles, State
 from bridge.rule_text import quoted
 from bridge.rules import Map, Rules
 from bridge.target import EPHEMERAL, Slot, SlotPath, SlotRef
+from bridge.words import bundled_name
 from legacy import LeafPath, format_path
 
 __all__ = ["structural_feeds", "structural_slots"]
@@ -35,7 +36,7 @@ def structural_feeds(roles: Roles) -> list[Feed]:
     found = []
     for group in params:
         state = roles.states[group.state]
-        name = "model" if len(params) == 1 else "_".join(state.prefix) or "model"
+        name = "model" if len(params) == 1 else _title(state) or "model"
         name = name.replace("/", "_")
         while name in names or name in RESERVED:
             name += "_"
@@ -44,6 +45,13 @@ def structural_feeds(roles: Roles) -> list[Feed]:
         wrapper = state.params[len(state.optimised) :]
         found.append(Feed(name, (), groups, group.state, wrapper))
     return found
+
+
+def _title(state: State) -> str:
+    """What its path is called; ``actor`` for ``actor_params`` of a bundle."""
+    if state.params == state.prefix and state.prefix:
+        return "_".join((*state.prefix[:-1], bundled_name(state.prefix[-1])))
+    return "_".join(state.prefix)
 
 
 def structural_slots(draft: Draft, rules: Rules, feeds: list[Feed]) -> None:

@@ -13,16 +13,22 @@ from typing import Any
 
 from bridge.errors import TransformError
 from bridge.transforms_base import Array, Copy, Each, Spec, Transform
+from bridge.transforms_blocks import Blocks
 from bridge.transforms_cast import Cast
+from bridge.transforms_keys import StreamKey
 from bridge.transforms_parts import Join, Split, Stack, Unstack
 from bridge.transforms_shape import Pad, Permute, Reshape, Slice, Transpose
 from bridge.transforms_values import Function, Scale
+from bridge.transforms_zero import Drop, DropZero
 
 __all__ = [
     "TRANSFORMS",
     "Array",
+    "Blocks",
     "Cast",
     "Copy",
+    "Drop",
+    "DropZero",
     "Each",
     "Function",
     "Join",
@@ -34,6 +40,7 @@ __all__ = [
     "Spec",
     "Split",
     "Stack",
+    "StreamKey",
     "Transform",
     "Transpose",
     "Unstack",
@@ -57,11 +64,15 @@ TRANSFORMS: Mapping[str, type[Transform]] = {
         Slice,
         Pad,
         Permute,
+        Blocks,
         Scale,
         Cast,
         Function,
         Each,
         Copy,
+        DropZero,
+        Drop,
+        StreamKey,
     )
 }
 """Every operation by the name it has in JSON and TOML."""

@@ -37,6 +37,9 @@ OLD = {
 NEW = {p.replace("Dense_0", "inner").replace("Dense_1", "head"): s for p, s in OLD.items()}
 
 
+RENAMED = [Map.of("params/Dense_0/{x}", "inner/{x}"), Map.of("params/Dense_1/{x}", "head/{x}")]
+
+
 class Net(nnx.Module):
     def __init__(self):
         self.inner = nnx.Linear(3, 4, rngs=nnx.Rngs(0))
@@ -261,8 +264,10 @@ def test_a_flat_vector_of_all_parameters_needs_the_same_order():
 
     assert flat({"a/k": (2, 3), "b/k": (4,)}, {"c/k": (2, 3), "d/k": (4,)}).ok
     plan = flat({"a/k": (2, 3), "b/k": (4, 5)}, {"d/k": (2, 3), "c/k": (4, 5)})
+    (step,) = [s for s in plan.steps if s.sources[0][0] == "opt_state"]
+    assert [t.describe() for t in step.transforms] == ["blocks(axis=0, sizes=6,20, order=1,0)"]
+    plan = flat({"a/k": (2, 3), "b/k": (4,)}, {"c/k": (2, 3), "d/k": (4,), "e/k": (9,)})
     assert not plan.ok
-    assert "optax.flatten" in plan.problems[0].message
 
 
 def test_moments_of_dropped_and_new_parameters_are_dropped_and_zero():
@@ -312,18 +317,38 @@ def test_an_optimizer_without_its_model_is_aligned_by_the_parameters_it_names():
     assert "model=(model, optimizer)" in str(plan)
 
 
-def test_a_state_of_flax_optim_is_carried_as_it_is():
-    source = checkpoint(
-        *tree("optimizer/target", OLD),
-        *[leaf(f"optimizer/state/param_states/{p}/grad_ema", s) for p, s in OLD.items()],
-        leaf("optimizer/state/step", (), "int32"),
-    )
-    plan = make(source)
+def flax_optim(*fields, shapes=OLD, step=True):
+    """A checkpoint of a ``flax.optim.Optimizer``."""
+    states = [
+        leaf(f"optimizer/state/param_states/{p}/{f}", s) for p, s in shapes.items() for f in fields
+    ]
+    steps = [leaf("optimizer/state/step", (), "int32")] if step else []
+    return checkpoint(*tree("optimizer/target", shapes), *states, *steps)
+
+
+def test_a_state_of_flax_optim_becomes_one_of_optax():
+    plan = make(flax_optim("grad_ema", "grad_sq_ema"), model=model())
+    assert plan.ok, str(plan)
+    there = went(plan, "optimizer")
+    states = "optimizer/state/param_states"
+    assert there[f"{states}/Dense_0/bias/grad_ema"] == "opt_state/0/mu/inner/bias"
+    assert there[f"{states}/Dense_0/bias/grad_sq_ema"] == "opt_state/0/nu/inner/bias"
+    steps = {r.path for s in plan.steps for r in s.slots if s.sources[0][-1] == "step"}
+    assert steps == {("step",), ("opt_state", "0", "count")}
+    assert any("AdaBelief" in w for w in plan.warnings)
+
+
+def test_a_state_of_flax_optim_without_an_optimizer_is_laid_out_as_optax_has_it():
+    plan = make(flax_optim("momentum"))
     assert plan.ok
-    assert len(went(plan, "optimizer")) == 5
-    assert make(source, model=target(NEW)).ok
-    plan = make(source, model=model())
-    assert kinds(plan) == ["unmatched-source"]
+    there = went(plan, "optimizer")
+    momentum = "optimizer/state/param_states/Dense_0/bias/momentum"
+    assert there[momentum] == "opt_state/0/trace/Dense_0/bias"
+    assert make(flax_optim("momentum"), model=target(NEW)).ok
+    odd = make(flax_optim("something"))
+    assert odd.ok
+    assert "extras" in {r.item for s in odd.steps for r in s.slots}
+    assert make(flax_optim("grad_ema"), model=model()).problems
 
 
 def test_a_step_below_zero_is_refused_when_it_is_cast():
@@ -364,3 +389,173 @@ def test_a_field_of_updates_does_not_follow_a_scale(field):
     assert for_moments([Transpose((1, 0))], ("1", field)) == (Transpose((1, 0)),)
     assert for_moments([Scale(0.5)], ("0", "mu")) == (Scale(2.0),)
     assert for_moments([Scale(0.5)], ("0", "nu")) == (Scale(4.0),)
+
+
+# --- what must not be exchanged ---------------------------------------------------------------
+
+
+def fed_by(plan, prefix):
+    """Which field of the checkpoint feeds a field of the optimizer."""
+    return {
+        "/".join(s.sources[0][1:-2]) or "/".join(s.sources[0])
+        for s in plan.steps
+        for r in s.slots
+        if "/".join(r.path).startswith(f"opt_state/{prefix}/")
+    }
+
+
+def test_mu_and_nu_are_told_apart_though_nothing_but_the_name_does():
+    plan = make(state(("0/nu", "0/mu")), model=model(("1/0/mu", "1/0/nu"), scalars=("1/0/count",)))
+    assert plan.ok
+    assert fed_by(plan, "1/0/mu") == {"0/mu"}
+    assert fed_by(plan, "1/0/nu") == {"0/nu"}
+
+
+def test_the_moments_of_one_optimizer_are_not_dealt_out_to_two():
+    # adam's mu and nu would fit lion and rmsprop by name
+    plan = make(state(("0/mu", "0/nu")), model=model(("0/mu", "1/nu")))
+    (problem,) = plan.problems
+    assert "chained differently" in problem.message
+    plan = make(state(("0/mu", "1/nu")), model=model(("0/mu", "0/nu")))
+    assert not plan.ok
+    assert not any("mu" in r.path or "nu" in r.path for s in plan.steps for r in s.slots)
+
+
+def part(field, *names):
+    return tree(f"opt_state/{field}", {n: OLD[n] for n in names})
+
+
+def test_labels_that_were_exchanged_are_refused():
+    inner = "inner_states/{}/inner_state/0/mu"
+    kernels, biases = [n for n in OLD if "kernel" in n], [n for n in OLD if "bias" in n]
+    source = checkpoint(
+        *tree("params", OLD),
+        *part(inner.format("a"), *kernels),
+        *part(inner.format("b"), *biases),
+        leaf("step", (), "int32"),
+    )
+
+    def wanted(a, b):
+        slots = []
+        for label, names in (("a", a), ("b", b)):
+            new = {n.replace("Dense_0", "inner").replace("Dense_1", "head"): OLD[n] for n in names}
+            slots += opt_slots([inner.format(label)], new, scalars=(), step=False)
+        return Target((*target(NEW).slots, *slots, *opt_slots([], {}, scalars=())))
+
+    assert make(source, model=wanted(kernels, biases)).ok
+    plan = make(source, model=wanted(biases, kernels))
+    assert not plan.ok
+    assert "masked differently" in plan.problems[0].message
+
+
+def test_labels_that_were_renamed_are_known_by_the_parameters_below_them():
+    inner = "inner_states/{}/inner_state/0/mu"
+    kernels, biases = [n for n in OLD if "kernel" in n], [n for n in OLD if "bias" in n]
+    source = checkpoint(
+        *tree("params", OLD),
+        *part(inner.format("a"), *kernels),
+        *part(inner.format("b"), *biases),
+        leaf("opt_state/inner_states/a/inner_state/0/count", (), "int32"),
+        leaf("opt_state/inner_states/b/inner_state/0/count", (), "int32"),
+        leaf("step", (), "int32"),
+    )
+    tx = optax.multi_transform({"vec": optax.lion(1e-3), "mat": optax.lion(1e-3)}, labels)
+    plan = make(source, model=Net, tx=tx, rules=RENAMED)
+    assert plan.ok, str(plan)
+    there = went(plan, "optimizer")
+    for old, new in (("a", "mat"), ("b", "vec")):
+        count = f"opt_state/inner_states/{old}/inner_state/0/count"
+        assert there[count] == f"opt_state/inner_states/{new}/inner_state/0/count"
+
+
+def test_counts_of_schedules_that_moved_are_refused():
+    # an EmptyState fewer: the count at 1 was at 2, and by its path it would be the other one's
+    fields = (("0/trace",), ("1/count", "2/count"))
+    plan = make(state(*fields), model=model(("3/trace",), scalars=("0/count", "1/count")))
+    assert not plan.ok
+    assert not any(s.sources[0][-1] == "count" for s in plan.steps)
+    assert "1/count" in plan.problems[-1].candidates[0]
+
+
+def test_the_count_of_a_schedule_is_not_that_of_adam():
+    plan = make(state(scalars=("0/count", "1/count")),
+                model=model(("1/0/mu", "1/0/nu"), scalars=("0/count", "1/0/count")))  # fmt: skip
+    assert plan.ok
+    assert went(plan, "optimizer")["opt_state/0/count"] == "opt_state/1/0/count"
+    assert went(plan, "optimizer")["opt_state/1/count"] == "opt_state/0/count"
+
+
+def test_a_schedule_that_is_gone_leaves_its_count_behind_and_says_so():
+    plan = make(state(scalars=("0/count", "1/count")), model=model())
+    assert plan.ok
+    assert {i.rule for i in plan.ignored} == {"schedule-count"}
+    assert any("is its learning rate right?" in w for w in plan.warnings)
+
+
+def test_a_schedule_that_is_new_goes_on_at_the_count_of_its_chain():
+    plan = make(state(), model=model(scalars=("0/count", "1/count")))
+    assert plan.ok
+    (step,) = [s for s in plan.steps if s.why == "rule:schedule-count"]
+    assert step.sources == (("opt_state", "0", "count"),)
+    assert step.slots[0].path == ("opt_state", "1", "count")
+    anew = make(state(), model=model(scalars=("0/count", "1/count")),
+                rules=[bridge.Init.of("opt_state/1/count", "zeros", item="optimizer")])  # fmt: skip
+    assert anew.ok
+    assert not [s for s in anew.steps if s.why == "rule:schedule-count"]
+    # of momentum alone nothing counts
+    bare = make(state(("0/trace",), ()), model=model(("0/trace",), scalars=("1/count",)))
+    assert kinds(bare) == ["unfilled-slot"]
+
+
+def test_a_vector_over_some_of_the_parameters_is_no_vector_of_the_same_length():
+    """``masked(flatten(adam))``: what it is over is not in the checkpoint."""
+    names, new = {"a/k": (2, 3), "b/k": (2, 3)}, {"d/k": (2, 3), "c/k": (2, 3)}
+    mu = "inner_states/m/inner_state/0/mu"
+    source = checkpoint(
+        *tree("params", names), leaf(f"opt_state/{mu}", (6,)), leaf("step", (), "int32")
+    )
+    path = ("opt_state", *mu.split("/"))
+    slot = bridge.Slot(
+        "optimizer", path, (*path, "value"), "OptArray", "opt_state", (6,), "float32"
+    )
+    rules = [Map.of("params/a/k", "d/k"), Map.of("params/b/k", "c/k")]
+    slots = (*target(new).slots, *opt_slots([], {}, scalars=()), slot)
+    plan = make(source, rules=rules, model=Target(slots))
+    assert not plan.ok
+    assert "cannot be told" in plan.problems[0].message
+
+
+def test_the_step_of_flax_optim_is_its_own():
+    source = checkpoint(*flax_optim("momentum").leaves.values(), leaf("step", (), "int32"))
+    plan = make(source, model=model(("0/trace",), scalars=()))
+    assert plan.ok, str(plan)
+    (step,) = [s for s in plan.steps if str(s.slots[0]) == "optimizer:step"]
+    assert step.sources == (("optimizer", "state", "step"),)
+
+
+def test_the_state_of_a_multi_optimizer_goes_by_parameter():
+    kernels = {p: s for p, s in OLD.items() if "kernel" in p}
+    biases = {p: s for p, s in OLD.items() if "bias" in p}
+    states = "optimizer/state/param_states"
+    source = checkpoint(
+        *tree("optimizer/target", OLD),
+        *[
+            leaf(f"{states}/{p}/{f}", s)
+            for p, s in OLD.items()
+            for f in ("grad_ema", "grad_sq_ema")
+        ],
+        leaf("optimizer/state/step", kind="number"),
+    )
+    assert kernels
+    assert biases
+    tx = optax.multi_transform({"mat": optax.adam(1e-2), "vec": optax.adam(1e-3)}, labels)
+    plan = make(source, model=Net, tx=tx, rules=RENAMED)
+    assert plan.ok, str(plan)
+    there = went(plan, "optimizer")
+    for path in OLD:
+        new = path.replace("Dense_0", "inner").replace("Dense_1", "head")
+        label = "mat" if path in kernels else "vec"
+        slot = f"opt_state/inner_states/{label}/inner_state/0/nu/{new}"
+        assert there[f"{states}/{path}/grad_sq_ema"] == slot
+    casts = {t.describe() for s in plan.steps if s.sources[0][-1] == "step" for t in s.transforms}
+    assert casts == {"cast(dtype=int32, exact=True)", "cast(dtype=uint32, exact=True)"}

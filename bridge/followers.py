@@ -42,6 +42,9 @@ def follow_optimizers(work: Work) -> list[Optimised]:
         feed = work.feed_of(group.state)
         if group.prefix not in done and feed is not None:
             _structural(work, feed, group)
+        elif feed is None and work.target is None:
+            # a state without the parameters that it belongs to: kept as it is
+            carry(work.draft, (p for p in group.full() if work.draft.open_source(p)), "keep")
     for group in work.roles.of("opt_state"):
         for path in group.full():
             if work.table[path].kind in NOTHING and work.draft.open_source(path):

@@ -9,62 +9,35 @@ two Dense layers of one shape are never told apart by their order.
 ``unique`` is an argument by exclusion, so it only counts while nothing is left that could be the
 other possibility after all: an open leaf or slot of the same size that may only be reshaped takes
 the certainty away. It does not tell a renamed layer from one that was dropped while another of
-its very shape was added: who drops a layer says so by a rule.
+its very shape was added: who drops a layer says so by a rule. And where a layer of the same
+shape is left over beside a list on both sides, the list may begin elsewhere, so that its indices
+say nothing.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable
-from dataclasses import dataclass
 from math import prod
 
-from bridge.match_modules import Leaf, same_modules
-from bridge.names import BOX, Families, may_pair, normal, unboxed
-from bridge.target import SlotRef
+from bridge.match_modules import same_modules
+from bridge.match_pairs import Pair, paired, path_of, ref_of
+from bridge.names import BOX, Families, is_index, may_pair, normal, numbered
+from bridge.views import Candidate, Leaf, leaves_of
 from legacy import LeafPath
 
-__all__ = ["BOX", "Candidate", "Pair", "match", "normal", "path_of", "ref_of"]
-
-
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """A source leaf or a slot, as far as matching looks at it.
-
-    Attributes:
-        path: below the collection or the model.
-        collection: ``params``, ``batch_stats``, ...
-        shape: its shape.
-        dtype: its numpy dtype name; empty where casts are allowed, which makes all dtypes equal.
-        key: the full source path, or the slot's name.
-    """
-
-    path: LeafPath
-    collection: str
-    shape: tuple[int, ...]
-    dtype: str
-    key: LeafPath | SlotRef
-
-
-@dataclass(frozen=True, slots=True)
-class Pair:
-    """A source leaf and the slot it belongs to, with the reason."""
-
-    source: LeafPath
-    slot: SlotRef
-    why: str
-
-
-def ref_of(candidate: Candidate) -> SlotRef:
-    """The name of a slot."""
-    assert isinstance(candidate.key, SlotRef)  # noqa: S101 - slots are keyed by name
-    return candidate.key
-
-
-def path_of(candidate: Candidate) -> LeafPath:
-    """The full path of a source leaf."""
-    assert isinstance(candidate.key, tuple)  # noqa: S101 - sources are keyed by path
-    return candidate.key
+__all__ = [
+    "BOX",
+    "Candidate",
+    "Pair",
+    "match",
+    "match_leaves",
+    "normal",
+    "paired",
+    "path_of",
+    "ref_of",
+    "same_paths",
+]
 
 
 def match(sources: Iterable[Candidate], slots: Iterable[Candidate]) -> tuple[Pair, ...]:
@@ -78,34 +51,46 @@ def match(sources: Iterable[Candidate], slots: Iterable[Candidate]) -> tuple[Pai
         Pairs, each source and each slot at most once. Pairs by ``path`` may differ in shape or
         dtype: that is for the plan to report. Pairs by ``unique`` never do.
     """
-    left = _leaves(sources, boxes=True)
-    right = _leaves(slots, boxes=False)
+    found = match_leaves(leaves_of(sources, boxes=True), leaves_of(slots, boxes=False))
+    return tuple(pair for a, b, why in found for pair in paired(a.key, b.key, why))
+
+
+def match_leaves(
+    ours: Iterable[Leaf], theirs: Iterable[Leaf], *, order: bool = False
+) -> list[tuple[Leaf, Leaf, str]]:
+    """As :func:`match`, for leaves that may be views.
+
+    Args:
+        ours: open sources.
+        theirs: open slots.
+        order: also take what only the order of numbered layers suggests. Then nothing that is
+            found has any better reason.
+    """
+    left, right = list(ours), list(theirs)
+    # a stream of random numbers in each block of the model is no reason to find no block
+    both = {c.collection for c in left} & {c.collection for c in right}
+    left = [c for c in left if c.collection in both]
+    right = [c for c in right if c.collection in both]
     doubtful: set[Hashable] = set()
     while True:  # what is doubted may cast doubt on more
-        sheet = _Sheet(left, right, doubtful)
+        sheet = _Sheet(left, right, doubtful, order=order)
         sheet.fill()
         more = sheet.doubts()
         if not more:
-            return tuple(Pair(a.key, b.key, why) for a, b, why in sheet.pairs)  # type: ignore[arg-type] # by construction
+            return sheet.pairs
         doubtful |= more
 
 
-def _leaves(candidates: Iterable[Candidate], *, boxes: bool) -> list[Leaf]:
-    found = list(candidates)
-    children: dict[LeafPath, set[str]] = defaultdict(set)
-    for c in found:
-        if c.path[-1:] == (BOX,) or c.path[:-1] in children:
-            children[c.path[:-1]].add(c.path[-1] if c.path else "")
-    for c in found:  # a `value` with siblings is a leaf of that name and no box
-        for n in range(len(c.path)):
-            if c.path[:n] in children:
-                children[c.path[:n]].add(c.path[n])
-    leaves = []
-    for c in found:
-        boxed = boxes and len(children.get(c.path[:-1], ())) == 1
-        plain = unboxed(c.path) if boxed else c.path
-        leaves.append(Leaf(c.path, c.collection, c.shape, c.dtype, c.key, plain, normal(plain)))
-    return leaves
+def same_paths(ours: Iterable[Leaf], theirs: Iterable[Leaf]) -> set[Hashable]:
+    """Keys of leaves and slots that have one path and one shape: no other reading is needed.
+
+    Args:
+        ours: open sources.
+        theirs: open slots.
+    """
+    sheet = _Sheet(list(ours), list(theirs), set())
+    sheet.by_paths()
+    return {c.key for a, b, _ in sheet.pairs if a.shape == b.shape for c in (a, b)}
 
 
 def _no_wrappers(path: LeafPath) -> LeafPath:
@@ -126,19 +111,30 @@ _SPELLINGS: tuple[tuple[_Spelling, _Spelling], ...] = (
 class _Sheet:
     """One attempt at pairing, with the leaves that only exclusion could pair and must not."""
 
-    def __init__(self, left: list[Leaf], right: list[Leaf], doubtful: set[Hashable]) -> None:
+    def __init__(
+        self,
+        left: list[Leaf],
+        right: list[Leaf],
+        doubtful: set[Hashable],
+        *,
+        order: bool = False,
+    ) -> None:
+        self.order = order
         self.left = list(left)
         self.right = list(right)
         self.doubtful = doubtful
         self.pairs: list[tuple[Leaf, Leaf, str]] = []
-        self.weak: set[int] = set()  # positions in `pairs` that rest on exclusion
+        # positions in `pairs` that rest on exclusion, with the modules in which all others were
+        # excluded
+        self.weak: dict[int, tuple[LeafPath, LeafPath]] = {}
+        self.spelled: list[tuple[Leaf, Leaf]] = []  # by paths that only normal spelling makes equal
         # modules that are matched: all matched leaves of one are in the other, and back
         self._there: dict[LeafPath, set[LeafPath]] = defaultdict(set)
         self._back: dict[LeafPath, set[LeafPath]] = defaultdict(set)
 
     def fill(self) -> None:
         """Make all pairs."""
-        self._by_paths()
+        self.by_paths()
         before = -1
         while len(self.pairs) > before:  # each pair may make another one certain
             before = len(self.pairs)
@@ -159,21 +155,57 @@ class _Sheet:
             if a.shape != b.shape or (n in self.weak and a.name != b.name)
             for leaf in (a, b)
         ]
+        here = {id(a) for a, _, _ in self.pairs} | set(map(id, self.left))
         for leaf in (*self.left, *self.right, *unfit):
             open_leaves[leaf.collection, prod(leaf.shape)].append(leaf)
         found: set[Hashable] = set()
-        for n in self.weak:
+        for n, (ours, theirs) in self.weak.items():
             a, b, _ = self.pairs[n]
             rivals = open_leaves.get((a.collection, prod(a.shape)), ())
-            names = {r.name for r in rivals if r is not a and r is not b}
+            names = {
+                r.name
+                for r in rivals
+                if r is not a and r is not b and _below(r, ours if id(r) in here else theirs)
+            }
             # sizes are equal and shapes may not be: only names can rule a rival out
             if any(may_pair(m, name, (), placed=True) for m in (a.name, b.name) for name in names):
                 found |= {a.key, b.key}
-        return found - self.doubtful
+        return (found | self._shifted()) - self.doubtful
 
-    def _add(self, a: Leaf, b: Leaf, why: str, *, weak: bool) -> None:
+    def _shifted(self) -> set[Hashable]:
+        """Keys of list members whose list may begin elsewhere on the other side.
+
+        ``stem`` and ``layers_0..2`` may be ``layers[0..2]`` and ``head``.
+        """
+        paths = {id(leaf) for a, b, why in self.pairs if why == "path" for leaf in (a, b)}
+        loose = [(a, b) for a, b, why in self.pairs if why != "path"]
+        ours, theirs = (
+            {_cut(c, n) for c in side if id(c) not in paths for n in range(len(c.normal) - 1)}
+            for side in (
+                (*self.left, *(a for a, _ in loose)),
+                (*self.right, *(b for _, b in loose)),
+            )
+        )
+        return {
+            leaf.key
+            for a, b in self.spelled
+            for n, part in enumerate(a.normal)
+            if is_index(part) and n and len(b.normal) > n
+            if _cut(a, n - 1, n) in ours and _cut(b, n - 1, n) in theirs
+            for leaf in (a, b)
+        }
+
+    def _add(
+        self,
+        a: Leaf,
+        b: Leaf,
+        why: str,
+        *,
+        weak: bool,
+        inside: tuple[LeafPath, LeafPath] = ((), ()),
+    ) -> None:
         if weak:
-            self.weak.add(len(self.pairs))
+            self.weak[len(self.pairs)] = inside
         self.pairs.append((a, b, why))
         self._there[a.module].add(b.module)
         self._back[b.module].add(a.module)
@@ -185,18 +217,23 @@ class _Sheet:
             self.left = [c for c in self.left if id(c) not in done]
             self.right = [c for c in self.right if id(c) not in done]
 
-    def _by_paths(self) -> None:
+    def by_paths(self) -> None:
+        """Pair what has one path once spellings are made equal."""
         # numbers are compared over all leaves, paired ones included
-        every, slots = list(self.left), [c.normal for c in self.right]
+        every, slots = list(self.left), [numbered(c.normal) for c in self.right]
         for n, (spell_source, spell_slot) in enumerate(_SPELLINGS):
             start = len(self.pairs)
             ours = _groups(self.left, _spelled(spell_source))
             theirs = _groups(self.right, _spelled(spell_slot))
             source = spell_source if n else _normal_path
-            families = Families(map(source, every), slots)
+            families = Families((numbered(source(c)) for c in every), slots)
             for key, a in ours.items():
                 b = theirs.get(key, [])
-                if len(a) == len(b) == 1 and families.agree(source(a[0]), exact=n == 0):
+                if len(a) == len(b) == 1 and families.agree(numbered(source(a[0])), exact=n == 0):
+                    if n and self.doubtful & {a[0].key, b[0].key}:
+                        continue
+                    if n:
+                        self.spelled.append((a[0], b[0]))
                     self._add(a[0], b[0], "path", weak=False)
             self._drop(start)
 
@@ -213,7 +250,14 @@ class _Sheet:
                     self._in_module(ours[module], theirs[other], sure=True)
         self._drop(start)
 
-    def _in_module(self, ours: list[Leaf], theirs: list[Leaf], *, sure: bool) -> None:
+    def _in_module(
+        self,
+        ours: list[Leaf],
+        theirs: list[Leaf],
+        *,
+        sure: bool,
+        inside: tuple[LeafPath, LeafPath] = ((), ()),
+    ) -> None:
         """In one matched module, pair the leaves that fit one way: by name, then by shape."""
         done: set[int] = set()
         for key in (_named, _shaped):
@@ -224,14 +268,17 @@ class _Sheet:
                 if len(a[k]) == len(b.get(k, ())) == 1:
                     x, y = a[k][0], b[k][0]
                     if self._may(x, y, placed=True, weak=weak):
-                        self._add(x, y, "unique", weak=weak)
+                        self._add(x, y, "unique", weak=weak, inside=inside)
                         done |= {id(x), id(y)}
 
     def _modules(self) -> None:
         """Parents before children: in a matched parent, pair what only fits one way."""
         start = len(self.pairs)
-        for ours, theirs in same_modules(self.left, self.right, self.doubtful):
-            self._in_module(ours, theirs, sure=False)
+        found = same_modules(self.left, self.right, self.doubtful, order=self.order)
+        for same in found:
+            # a module that lost a layer may look like another one: only an order may trust it
+            inside = same.inside if self.order else ((), ())
+            self._in_module(same.ours, same.theirs, sure=same.named, inside=inside)
         self._drop(start)
 
     def _by_exclusion(self, key: Callable[[Leaf], Hashable]) -> None:
@@ -248,6 +295,16 @@ class _Sheet:
         if weak and (a.key in self.doubtful or b.key in self.doubtful):
             return False
         return may_pair(a.name, b.name, a.shape, placed=placed)
+
+
+def _cut(leaf: Leaf, start: int, end: int | None = None) -> Hashable:
+    """A leaf without the name of one module around it, or of a list and its index."""
+    end = start if end is None else end
+    return (leaf.normal[:start], leaf.normal[end + 1 :], _shaped(leaf))
+
+
+def _below(leaf: Leaf, module: LeafPath) -> bool:
+    return not module or numbered(leaf.normal)[: len(module)] == module
 
 
 def _normal_path(leaf: Leaf) -> LeafPath:

@@ -15,9 +15,22 @@ from collections.abc import Iterable, Mapping
 
 from legacy import LeafPath
 
-__all__ = ["BOX", "Families", "is_index", "may_pair", "normal", "unboxed"]
+__all__ = [
+    "BOX",
+    "Families",
+    "is_index",
+    "may_pair",
+    "normal",
+    "numbered",
+    "unboxed",
+]
 
 _INDEXED = re.compile(r"(.+)_(\d+)", re.ASCII)
+_COUNTED = re.compile(r"([A-Za-z][A-Za-z_]*?)_?(\d+)", re.ASCII)
+_ORDINALS = frozenset(
+    {"first", "second", "third", "fourth", "fifth", "last", "one", "two", "three"}
+)
+"""Words that count, and so say no more than a number."""
 BOX = "value"
 """What ``nn.Partitioned`` and NNX Variables add as the last component of a path."""
 
@@ -63,6 +76,21 @@ def normal(path: LeafPath) -> LeafPath:
     ('nest', '1', '0')
     """
     return tuple(p for part in path for p in _normal_part(part))
+
+
+def numbered(path: LeafPath) -> LeafPath:
+    """A normal path in which ``norm1`` counts as the first of the ``norm``.
+
+    >>> numbered(("block", "0", "norm1"))
+    ('block', '0', 'norm', '1')
+    """
+    return tuple(p for part in path for p in _counted_part(part))
+
+
+@functools.lru_cache(maxsize=1 << 16)
+def _counted_part(part: str) -> LeafPath:
+    found = _COUNTED.fullmatch(part)
+    return (part,) if found is None else (found[1], str(int(found[2])))
 
 
 def unboxed(path: LeafPath) -> LeafPath:
@@ -131,8 +159,9 @@ class Families:
 
         Args:
             path: spelled by :func:`normal`.
-            exact: both sides spell it alike in the files, too; then fewer or more of a family is
-                no doubt, only others are.
+            exact: both sides spell it alike in the files, too; then gaps are no doubt, as long as
+                one side has all numbers of the other and both start with the same one:
+                ``fc1, fc2, fc3`` may be ``fc0, fc1, fc2``.
 
         >>> one, other = [("l", "0"), ("l", "1")], [("l", "0"), ("l", "2")]
         >>> Families(one, other).agree(("l", "0"))
@@ -147,7 +176,7 @@ class Families:
         if known is None:
             a, b = self._ours.get(name, set()), self._theirs.get(name, set())
             known = a == b or (bool(a and b) and min(a) == min(b) and _gapless(a) and _gapless(b))
-            known = known or (exact and len(a) != len(b))
+            known = known or (exact and bool(a and b) and min(a) == min(b) and (a <= b or b <= a))
             self._known[name, exact] = known
         return known
 

@@ -22,6 +22,7 @@ from bridge.feeds import At, at_paths, feeds
 from bridge.followers import follow_copies, follow_optimizers
 from bridge.leftovers import settle
 from bridge.nnx_source import bring_forward
+from bridge.optimizer import PER_TENSOR
 from bridge.pairing import pair_feed
 from bridge.proving import Given, prove
 from bridge.rngs import checked_policy, settle_rngs
@@ -114,6 +115,14 @@ def plan(
     running = _given(model, linen, sample_input, methods)
     _fill(work, given, running)
     made = _finished(work, checkpoint)
+    if target is not None and not isinstance(model, Target):
+        from bridge.items import gather  # noqa: PLC0415 - loads jax
+        from bridge.target_traps import target_warnings  # noqa: PLC0415 - loads jax
+
+        traps = target_warnings(gather(model, tx).objects, made.steps)
+        # the optimizer is known, so what it does tensor by tensor is said exactly
+        told = (w for w in made.warnings if w != PER_TENSOR)
+        made = replace(made, warnings=(*told, *traps))
     return made if running is None else _confirmed(made, work, running, model)
 
 

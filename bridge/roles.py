@@ -50,7 +50,7 @@ def find_roles(table: LeafTable, collections: Collection[str] = (), *, nnx: bool
         The groups; together they hold each leaf exactly once.
 
     >>> find_roles(LeafTable([Leaf(("step",), "number")])).groups[0].role
-    'rest'
+    'step'
     """
     tree = tree_of(table)
     states, copies = primary(states_in(tree, ()), tree)

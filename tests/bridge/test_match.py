@@ -130,3 +130,66 @@ def test_the_order_of_the_leaves_never_matters(leaves, random):
 @given(paths)
 def test_normal_is_the_same_when_done_twice(path):
     assert normal(normal(path)) == normal(path)
+
+
+def test_a_level_that_holds_nothing_else_is_looked_through():
+    got = pairs(
+        [source("LSTMCell_0", "ii", "kernel"), source("head", "kernel", shape=(4, 2))],
+        [slot("rnn", "cell", "ii", "kernel"), slot("top", "kernel", shape=(4, 2))],
+    )
+    assert got["LSTMCell_0", "ii", "kernel"] == (("rnn", "cell", "ii", "kernel"), "unique")
+
+
+def test_random_streams_in_the_model_are_no_reason_to_find_no_block():
+    block = {"a": (4, 5), "b": (5, 4)}
+    sources = [source("Block_0", n, "kernel", shape=s) for n, s in block.items()]
+    sources += [source("Other_0", "a", "kernel", shape=(4, 5))]
+    slots = [slot("body", n, "kernel", shape=s) for n, s in block.items()]
+    slots += [slot("body", "rngs", "count", shape=(), collection="rngs")]
+    slots += [slot("tail", "a", "kernel", shape=(4, 5))]
+    got = pairs(sources, slots)
+    assert got["Block_0", "a", "kernel"][0] == ("body", "a", "kernel")
+    assert got["Other_0", "a", "kernel"][0] == ("tail", "a", "kernel")
+
+
+def test_the_only_module_of_its_kind_is_found_wherever_it_moved():
+    block = {"query": (4, 2, 2), "out": (2, 2, 4), "norm": (4,), "mlp": (4, 7)}
+    sources = [source("Transformer", "Block_0", n, "w", shape=s) for n, s in block.items()]
+    sources += [source("stem", "w", shape=(4, 4))]
+    slots = [slot("trunk", n, "w", shape=s) for n, s in block.items()]
+    slots += [slot("encoder", "first", "w", shape=(4, 4))]
+    got = pairs(sources, slots)
+    assert {p[-2]: path[0][-2] for p, path in got.items() if len(p) > 2} == {n: n for n in block}
+
+
+def test_a_module_that_lost_a_layer_is_not_taken_for_another_that_looks_like_it():
+    dense = {"kernel": (4, 4), "bias": (4,)}
+    wide = {"kernel": (4, 8), "bias": (8,)}
+    ours = {("a", "a", "a"): dense, ("a", "a", "b"): wide, ("a", "b"): dense, ("b",): dense}
+    theirs = {("m0", "m0", "m1"): wide, ("m0", "m1"): dense, ("m1",): dense}
+    sources = [source(*p, n, shape=s) for p, layer in ours.items() for n, s in layer.items()]
+    slots = [slot(*p, n, shape=s) for p, layer in theirs.items() for n, s in layer.items()]
+    got = pairs(sources, slots)
+    assert {p[:-1] for p in got} <= {("a", "a", "b")}
+
+
+def test_numbers_written_by_people_say_no_more_than_others():
+    for name in ("layer", "expert", "block"):
+        sources = [source(f"{name}_{i}", "kernel") for i in range(3)]
+        assert pairs(sources, [slot("stack", str(i), "kernel") for i in range(3)]) == {}
+    sources = [source(f"norm{i}", "scale", shape=(4,)) for i in (1, 2)]
+    assert pairs(sources, [slot(f"norm_{i}", "scale", shape=(4,)) for i in (0, 1)]) == {}
+
+
+def test_a_list_that_may_begin_elsewhere_is_not_paired_by_its_indices():
+    sources = [source("stem", "kernel"), *(source(f"layers_{i}", "kernel") for i in range(3))]
+    slots = [*(slot("layers", str(i), "kernel") for i in range(3)), slot("head", "kernel")]
+    assert pairs(sources, slots) == {}
+    wide = slot("head", "kernel", shape=(4, 9))
+    got = pairs([source("stem", "kernel", shape=(4, 9)), *sources[1:]], [*slots[:3], wide])
+    assert len(got) == 4
+
+
+def test_words_that_two_names_share_prove_nothing():
+    sources = [source(f"generator_{x}", "kernel") for x in "ab"]
+    assert pairs(sources, [slot(f"from_{x}", "kernel") for x in "ab"]) == {}

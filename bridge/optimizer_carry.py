@@ -59,7 +59,7 @@ def carry_optimizer(
     """
     if is_flax_optim(sources):
         sources = _flax_optim(draft, item, sources, params)
-    if (SINCE_SYNC,) in sources:
+    if (SINCE_SYNC,) in sources and any(p[0] == "fast_state" for p in sources):
         draft.notes.append(LOOKAHEAD)
         draft.ignore(sources[SINCE_SYNC,], "lookahead")
         sources = {p[1:]: full for p, full in sources.items() if p[0] == "fast_state"}

@@ -67,8 +67,9 @@ def pair_scalars(
         _no_schedule(draft, [ours[p] for p in lone])
     elif wanted and not any(p[-1] == _COUNT for p in sources):
         _new_schedules(draft, theirs, pairing.fed, wanted)
+    fast = any("fast_state" in p for p in (*ours, *arrays[0]))  # optax.sam counts syncs, too
     for path in sources:
-        if path[-1] == SINCE_SYNC:
+        if fast and path[-1] == SINCE_SYNC:
             draft.ignore(ours[path], "lookahead")
             draft.notes.append(LOOKAHEAD)
 

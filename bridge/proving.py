@@ -169,23 +169,28 @@ class _Prover:
 
     def _compare(self, models: tuple[Model, Model], hints: Sequence[Pairing]) -> Proof:
         """Fingerprints; where they prove nothing, the data flow."""
+        from bridge.dataflow import dataflow  # noqa: PLC0415 - loads jax
         from bridge.fingerprint import fingerprint  # noqa: PLC0415 - loads jax
 
         ours, theirs = models
         kinds = {path: slot.collection for path, slot in self.slots.items()}
-        fixed = self._fixed()
-        found = fingerprint(ours, theirs, kinds, fixed=fixed, hints=hints, seed=self.work.seed)
-        if found.verified:
-            return found
-        from bridge.dataflow import dataflow  # noqa: PLC0415 - loads jax
-
-        flow = dataflow(ours, theirs, kinds, fixed=fixed, hints=hints)
-        return replace(
-            flow,
-            apart=max(found.apart, flow.apart),
-            warnings=(*found.warnings, *flow.warnings),
-            parted=flow.parted or found.parted,
-        )
+        words = {"fixed": self._fixed(), "hints": hints}
+        told: tuple[str, ...] = ()
+        apart = 0.0
+        try:
+            found = fingerprint(ours, theirs, kinds, seed=self.work.seed, **words)
+            if found.verified and found.same:
+                return found
+            told, apart = found.warnings, found.apart
+        except Exception as error:  # noqa: BLE001 - it runs the user's code in a way of its own
+            told = (f"the models could not be run for fingerprints ({_short(error)})",)
+        try:
+            flow = dataflow(ours, theirs, kinds, **words)
+        except Exception as error:  # noqa: BLE001 - likewise
+            said = f"their programs could not be compared ({_short(error)})"
+            return Proof("dataflow", apart=apart, warnings=(*told, said))
+        # what fingerprints have to tell is about a map that was not taken
+        return replace(flow, apart=max(apart, flow.apart), warnings=(*told, *flow.warnings))
 
     def _models(self) -> tuple[Model, Model]:
         """Both models with all probes that can be traced on both sides.
@@ -397,3 +402,8 @@ def _different(proof: Proof) -> str:
         )
     text += f". {proof.parted[0].upper()}{proof.parted[1:]}" if proof.parted else ""
     return text
+
+
+def _short(error: Exception) -> str:
+    first = str(error).splitlines()[:1]
+    return f"{type(error).__name__}: {first[0][:200] if first else ''}"

@@ -19,8 +19,8 @@ from flax import nnx
 
 from bridge.probe import Probe
 
-__all__ = ["Arguments", "Call", "Called", "Model", "key_text", "mode_of", "outputs_of", "quiet",
-           "shapes_text", "tied"]  # fmt: skip
+__all__ = ["Arguments", "Call", "Called", "Model", "in_mode", "key_text", "mode_of", "outputs_of", "quiet",
+           "shapes_text", "taken", "tied", "trains"]  # fmt: skip
 
 _TRAINING = frozenset({"train", "training", "is_training", "is_train"})
 _EVALUATION = frozenset({"deterministic", "eval", "evaluate", "use_running_average"})
@@ -140,6 +140,51 @@ def mode_of(
     mode = dict.fromkeys(open_ones & _TRAINING, train)
     mode |= dict.fromkeys(open_ones & _EVALUATION, not train)
     return mode, tuple(p.name for p in by_position[: len(args)])
+
+
+def in_mode(
+    function: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, train: bool
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Arguments with every mode argument among them as the mode wants it.
+
+    Args:
+        function: bound.
+        args: positional arguments.
+        kwargs: keyword arguments.
+        train: whether it is training mode.
+    """
+    names = _positions(function)[: len(args)]
+    given = list(args)
+    for n, name in enumerate(names):
+        if isinstance(given[n], bool) and name in _TRAINING | _EVALUATION:
+            given[n] = train == (name in _TRAINING)
+    changed = {
+        name: train == (name in _TRAINING)
+        for name, value in kwargs.items()
+        if isinstance(value, bool) and name in _TRAINING | _EVALUATION
+    }
+    return tuple(given), {**kwargs, **changed}
+
+
+def trains(function: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+    """Whether the arguments themselves ask for training mode."""
+    named = {**dict(zip(_positions(function), args, strict=False)), **kwargs}
+    asked = [v is (n in _TRAINING) for n, v in named.items()
+             if n in _TRAINING | _EVALUATION and isinstance(v, bool)]  # fmt: skip
+    return bool(asked) and all(asked)
+
+
+def _positions(function: Any) -> list[str]:
+    parameters = inspect.signature(function).parameters.values()
+    return [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+
+
+def taken(function: Any, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Those keyword arguments that a function takes."""
+    parameters = inspect.signature(function).parameters
+    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        return dict(kwargs)
+    return {name: value for name, value in kwargs.items() if name in parameters}
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
@@ -20,19 +20,21 @@ from bridge.calls import (
     Called,
     Model,
     Name,
+    in_mode,
     key_text,
     mode_of,
     outputs_of,
     quiet,
     shapes_text,
     tied,
+    trains,
 )
 from bridge.errors import BridgeError, TargetError
 from bridge.probe import Probe
 from bridge.spec import resolve
 from legacy import LeafPath, format_path
 
-__all__ = ["linen_model", "linen_of", "linen_variables", "takes"]
+__all__ = ["linen_model", "linen_of", "linen_variables", "settled", "takes"]
 
 _SEEN = 4
 """Names that fit into one line of an error."""
@@ -72,6 +74,26 @@ def takes(module: Any, probe: Probe) -> bool:
     parameters = inspect.signature(_method(type(linen_of(module)), probe.method)).parameters
     open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     return open_ended or set(probe.kwargs) <= set(parameters)
+
+
+def settled(module: Any, probe: Probe) -> Probe:
+    """A probe as it was meant: a batch that is a dict is one argument, ``train=True`` a mode.
+
+    Args:
+        module: the Linen module.
+        probe: as the user gave it.
+    """
+    if probe.kwargs and not probe.args and not takes(module, probe):
+        probe = replace(probe, args=(dict(probe.kwargs),), kwargs={})
+    function = _bound(linen_of(module), probe.method)
+    return replace(probe, train=probe.train or trains(function, *probe.linen_arguments()))
+
+
+def _bound(module: Any, method: Any) -> Any:
+    found = _method(type(module), method)
+    if inspect.ismethod(found) or not hasattr(found, "__get__"):
+        return found
+    return found.__get__(module)
 
 
 def _method(kind: type[Any], method: Any) -> Any:
@@ -131,17 +153,15 @@ class _LinenCall:
     takes: tuple[str, ...] = field(init=False)
 
     def __post_init__(self) -> None:
-        args = self.probe.linen_arguments()
-        object.__setattr__(self, "given", Arguments.of(*args))
-        method = self._method() or type(self.module).__call__
-        function = method if inspect.ismethod(method) else lambda: None
-        if not inspect.ismethod(method):
-            function = method.__get__(self.module) if hasattr(method, "__get__") else method
-        mode, names = mode_of(function, args[0], train=self.probe.train)
+        args, kwargs = self.probe.linen_arguments()
+        function = _bound(self.module, self.probe.method)
+        args, kwargs = in_mode(function, args, kwargs, train=self.probe.train)
+        object.__setattr__(self, "given", Arguments.of(args, kwargs))
+        mode, names = mode_of(function, args, train=self.probe.train)
         object.__setattr__(self, "takes", names)
         # what the constructor was given must not be given again
         own = {k for k in mode if getattr(self.module, k, None) is not None}
-        mode = {k: v for k, v in mode.items() if k not in args[1] and k not in own}
+        mode = {k: v for k, v in mode.items() if k not in kwargs and k not in own}
         object.__setattr__(self, "mode", mode)
 
     def _method(self) -> Any:

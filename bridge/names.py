@@ -26,7 +26,7 @@ __all__ = [
 ]
 
 _INDEXED = re.compile(r"(.+)_(\d+)", re.ASCII)
-_COUNTED = re.compile(r"([A-Za-z][A-Za-z_]*?)_?(\d+)", re.ASCII)
+_COUNTED = re.compile(r"([a-z][A-Za-z_]*?)_?(\d+)", re.ASCII)
 _ORDINALS = frozenset(
     {"first", "second", "third", "fourth", "fifth", "last", "one", "two", "three"}
 )

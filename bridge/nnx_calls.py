@@ -15,7 +15,18 @@ import jax.numpy as jnp
 from flax import nnx
 
 from bridge._describe import places
-from bridge.calls import Arguments, Call, Called, Model, Name, mode_of, outputs_of, quiet
+from bridge.calls import (
+    Arguments,
+    Call,
+    Called,
+    Model,
+    Name,
+    in_mode,
+    mode_of,
+    outputs_of,
+    quiet,
+    taken,
+)
 from bridge.probe import Probe
 from bridge.target import SlotPath
 
@@ -54,20 +65,22 @@ class _NnxCall:
 
     def made(self) -> Call:
         args, kwargs = self.probe.nnx_arguments()
-        given = Arguments.of(args, kwargs)
         names: list[Name] = []
         positions: list[str] = []
+        given = Arguments.of(args, kwargs)
 
         def run(values: Mapping[tuple[str, ...], Any], inputs: Sequence[Any]) -> Called:
             with quiet():
                 model = _filled(self.make(), values)
                 (model.train if self.probe.train else model.eval)()
                 function = self.probe.of_nnx(model)
-                now_args, now_kwargs = given.filled(inputs)
-                mode, takes = mode_of(function, args, train=self.probe.train)
+                now, named = given.filled(inputs)
+                if self.probe.nnx_kwargs is None:
+                    named = taken(function, named)
+                now, named = in_mode(function, now, named, train=self.probe.train)
+                mode, takes = mode_of(function, now, train=self.probe.train)
                 positions[:] = takes
-                mode = {k: v for k, v in mode.items() if k not in kwargs}
-                out = function(*now_args, **now_kwargs, **mode)
+                out = function(*now, **{**mode, **named})
                 after = {}
                 if self.probe.train:
                     known = set(self.paths)

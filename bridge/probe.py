@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["Probe", "probes_of"]
+from bridge.errors import TargetError
+
+__all__ = ["Probe", "by_item", "probes_of"]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -84,3 +86,30 @@ def probes_of(sample_input: Any, methods: Any = None) -> tuple[Probe, ...]:
     names = [methods] if isinstance(methods, str) else list(methods or ())
     return (*first, *(Probe(p.args, p.kwargs, p.nnx_args, p.nnx_kwargs, m, None, p.train)
                       for m in names for p in first[:1]))  # fmt: skip
+
+
+def by_item(value: Any, items: Sequence[str], what: str, *, shared: bool = False) -> dict[str, Any]:
+    """What was given for each item: by name, or one thing for the only item.
+
+    Args:
+        value: a dict by item name, or the thing itself.
+        items: the names there are.
+        what: the argument, for errors.
+        shared: one thing may serve all items, and a dict whose keys are no item names is a thing.
+
+    Raises:
+        TargetError: an unknown name, or one thing for several items.
+
+    >>> by_item({"actor": 1}, ("actor", "critic"), "linen=")
+    {'actor': 1}
+    """
+    if isinstance(value, Mapping) and value and (not shared or set(value) <= set(items)):
+        unknown = sorted(set(value) - set(items))
+        if unknown:
+            raise TargetError(f"{what} names {', '.join(unknown)}; there are {', '.join(items)}.")
+        return dict(value)
+    if len(items) > 1 and not shared:
+        raise TargetError(
+            f"{what} is one for the items {', '.join(items)}; give a dict by item name."
+        )
+    return dict.fromkeys(items, value)

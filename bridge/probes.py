@@ -12,7 +12,7 @@ from collections import Counter
 import jax
 
 from bridge.calls import Call, Called, Model, Name, shapes_text, tied
-from bridge.linen_calls import linen_model, linen_of, linen_variables, takes
+from bridge.linen_calls import linen_model, linen_of, linen_variables, settled, takes
 from bridge.nnx_calls import nnx_model
 from bridge.probe import Probe
 
@@ -25,6 +25,7 @@ __all__ = [
     "linen_of",
     "linen_variables",
     "nnx_model",
+    "settled",
     "takes",
     "tied",
     "trouble",

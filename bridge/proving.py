@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from bridge.claims import canonical
 from bridge.draft import Draft, spec_of
-from bridge.errors import BridgeError, TargetError, TransformError
+from bridge.errors import BridgeError, TransformError
 from bridge.feeds import Feed
 from bridge.match import Pair, match
 from bridge.pairing import lost
-from bridge.probe import Probe, probes_of
+from bridge.probe import Probe, by_item, probes_of
 from bridge.proof import Pairing, Proof
 from bridge.roles import PARAMS
 from bridge.target import SlotPath
@@ -71,8 +71,9 @@ def prove(work: Work, given: Given) -> None:
         BridgeError: a module cannot be traced, or is not the one of the checkpoint.
         TargetError: it is not clear which module belongs to which item.
     """
-    modules = _by_item(given.linen, [f for f in work.feeds if f.groups], "linen")
-    inputs = _by_item(given.sample_input, [f for f in work.feeds if f.item in modules], "input")
+    items = [f.item for f in work.feeds if f.groups]
+    modules = by_item(given.linen, items, "linen=")
+    inputs = by_item(given.sample_input, tuple(modules), "sample_input=", shared=True)
     for feed in work.feeds:
         if feed.item in modules:
             if inputs.get(feed.item) is None:
@@ -84,30 +85,10 @@ def prove(work: Work, given: Given) -> None:
             _Prover(work, feed, modules[feed.item], given.makers[feed.item], probes).prove()
 
 
-def _by_item(value: Any, feeds: Sequence[Feed], what: str) -> dict[str, Any]:
-    items = [f.item for f in feeds]
-    if isinstance(value, Mapping) and value and (what == "linen" or set(value) <= set(items)):
-        unknown = sorted(set(value) - set(items))
-        if unknown:
-            raise TargetError(f"{what} names {', '.join(unknown)}; there are {', '.join(items)}.")
-        return dict(value)
-    if len(items) > 1:
-        raise TargetError(
-            f"{what} is one for the items {', '.join(items)}; give a dict by item name."
-        )
-    return dict.fromkeys(items, value)
-
-
 def _probes(sample: Any, methods: Any, module: Any) -> tuple[Probe, ...]:
-    """The user's probes; a dict that names no argument of the method is the one argument."""
-    from bridge.probes import takes  # noqa: PLC0415 - loads jax
+    from bridge.probes import settled  # noqa: PLC0415 - loads jax
 
-    probes = probes_of(sample, methods)
-    first = probes[0]
-    if first.kwargs and not first.args and not takes(module, first):
-        # a batch that is a dict, not keyword arguments
-        probes = (replace(first, args=(dict(first.kwargs),), kwargs={}), *probes[1:])
-    return probes
+    return tuple(settled(module, probe) for probe in probes_of(sample, methods))
 
 
 class _Prover:

@@ -20,11 +20,11 @@ from bridge._plan import Plan, Step
 from bridge._verify_output import Output
 from bridge.apply import initial_value, step_values
 from bridge.claims import canonical
-from bridge.errors import BridgeError, TargetError
+from bridge.errors import BridgeError
 from bridge.feeds import feeds, model_items
 from bridge.items import live
-from bridge.probe import Probe, probes_of
-from bridge.probes import Model, linen_model, linen_of, nnx_model, takes, trouble
+from bridge.probe import Probe, by_item, probes_of
+from bridge.probes import Model, linen_model, linen_of, nnx_model, settled, trouble
 from bridge.roles import find_roles
 from bridge.target import SlotPath, SlotRef
 from legacy import Checkpoint, LeafPath, LeafTable, format_path
@@ -127,8 +127,8 @@ def twins(
             f"the plan has the items {', '.join(plan.target.items)}, and the model "
             f"{', '.join(makers)}: give the model= that the plan was made for."
         )
-    modules = _by_item(linen, tuple(items), "linen", always=True)
-    inputs = _by_item(sample_input, tuple(modules), "sample_input", always=False)
+    modules = by_item(linen, tuple(items), "linen=")
+    inputs = by_item(sample_input, tuple(modules), "sample_input=", shared=True)
     found = []
     for item, module in modules.items():
         if inputs.get(item) is None:
@@ -149,26 +149,8 @@ def twins(
     return tuple(found)
 
 
-def _by_item(value: Any, items: tuple[str, ...], what: str, *, always: bool) -> dict[str, Any]:
-    if isinstance(value, Mapping) and value and (always or set(value) <= set(items)):
-        unknown = sorted(set(value) - set(items))
-        if unknown:
-            raise TargetError(f"{what} names {', '.join(unknown)}; there are {', '.join(items)}.")
-        return dict(value)
-    if len(items) > 1:
-        raise TargetError(
-            f"{what} is one for the items {', '.join(items)}; give a dict by item name."
-        )
-    return dict.fromkeys(items, value)
-
-
 def _probes(sample: Any, methods: Any, module: Any) -> tuple[Probe, ...]:
-    probes = probes_of(sample, methods)
-    first = probes[0]
-    if first.kwargs and not first.args and not takes(module, first):
-        # a batch that is a dict, not keyword arguments
-        first = replace(first, args=(dict(first.kwargs),), kwargs={})
-    return (first, *probes[1:])
+    return tuple(settled(module, probe) for probe in probes_of(sample, methods))
 
 
 def _steps_of(plan: Plan, item: str) -> tuple[Step, ...]:

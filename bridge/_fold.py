@@ -21,8 +21,9 @@ MIN_FOLD = 3
 
 # whole numbers without leading zeros; "layer_007" keeps its name
 _NUMBER = re.compile(r"(?<!\d)(?:0|[1-9]\d{0,8})(?!\d)")
-_MARK = 0xE000  # private use: stands for a number while a path is formatted
-_ALL_STEPS = 6  # up to so many numbers in a path every way to count on is tried
+_MARK = "\ue000"  # private use: stands for a number in a template
+_SPAN = 0xE100  # private use, from here: each stands for a span while a path is formatted
+_ALL_STEPS = 6  # up to so many numbers that run on their own every way to count on is tried
 
 Numbers: TypeAlias = tuple[int, ...]
 
@@ -33,11 +34,27 @@ class Family(Generic[T]):
 
     Attributes:
         rows: the rows, in order of the index; one row when nothing was folded.
-        paths: the paths of the first row as text, with ``{0…11}`` where the index runs.
+        marked: the paths of the first row, with a mark where the index runs.
+        spans: the text of each mark, such as ``{0…11}``.
     """
 
     rows: tuple[T, ...]
-    paths: tuple[str, ...]
+    marked: tuple[LeafPath, ...]
+    spans: tuple[str, ...] = ()
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The paths of the first row as text, with ``{0…11}`` where the index runs."""
+        return tuple(self._unmarked(format_path(path)) for path in self.marked)
+
+    def folded(self, chosen: slice) -> list[str]:
+        """Some of the paths as text, folded among themselves, too."""
+        return [self._unmarked(text) for text in fold_paths(self.marked[chosen])]
+
+    def _unmarked(self, text: str) -> str:
+        for n, span in enumerate(self.spans):
+            text = text.replace(chr(_SPAN + n), span)
+        return text
 
 
 def fold(rows: Sequence[tuple[tuple[LeafPath, ...], Hashable, T]]) -> list[Family[T]]:
@@ -56,17 +73,19 @@ def fold(rows: Sequence[tuple[tuple[LeafPath, ...], Hashable, T]]) -> list[Famil
     groups: dict[Hashable, dict[Numbers, int]] = defaultdict(dict)
     single: list[int] = []
     for at, (paths, rest, _) in enumerate(rows):
-        key = (tuple(_template(p) for p in paths), rest)
         numbers = tuple(n for p in paths for n in _numbers(p))
+        key = (tuple(_template(p) for p in paths), len(numbers), rest)
         if numbers in groups[key]:
             single.append(at)  # a twin: nothing tells them apart but the row itself
         else:
             groups[key][numbers] = at
-    chains = [(chain, _texts(rows[chain[0]][0], len(chain), step))
-              for members in groups.values() for chain, step in _chains(members)]  # fmt: skip
-    chains += [([at], _texts(rows[at][0], 1, ())) for at in single]
+    chains = [chain for members in groups.values() for chain in _chains(members)]
+    chains += [([at], ()) for at in single]
     chains.sort(key=lambda chain: chain[0][0])
-    return [Family(tuple(rows[at][2] for at in chain), texts) for chain, texts in chains]
+    return [
+        Family(tuple(rows[at][2] for at in chain), *_mark(rows[chain[0]][0], len(chain), step))
+        for chain, step in chains
+    ]
 
 
 def fold_paths(paths: Sequence[LeafPath]) -> list[str]:
@@ -80,7 +99,7 @@ def fold_paths(paths: Sequence[LeafPath]) -> list[str]:
 
 
 def _template(path: LeafPath) -> LeafPath:
-    return tuple(_NUMBER.sub(chr(_MARK), part) for part in path)
+    return tuple(_NUMBER.sub(_MARK, part) for part in path)
 
 
 def _numbers(path: LeafPath) -> list[int]:
@@ -91,11 +110,13 @@ def _chains(members: dict[Numbers, int]) -> list[tuple[list[int], Numbers]]:
     """Longest runs first come, first served; a run adds 1 to some of the numbers at each step."""
     left = dict(members)
     chains = []
+    together = _together(list(members))
     for start in sorted(members):
         if start not in left:
             continue
         best: tuple[list[Numbers], Numbers] = ([start], ())
-        for step in _steps(len(start)):
+        for chosen in _steps(max(together, default=-1) + 1):
+            step = tuple(chosen[n] if n >= 0 else 0 for n in together)
             if _add(start, step) not in left:
                 continue
             chain = [start]
@@ -107,9 +128,19 @@ def _chains(members: dict[Numbers, int]) -> list[tuple[list[int], Numbers]]:
     return chains
 
 
+def _together(members: Sequence[Numbers]) -> list[int]:
+    """Which numbers always run together: the same index for those; -1 for one that never does."""
+    classes: dict[Numbers, int] = {}
+    found = []
+    for column in zip(*members, strict=True):
+        runs = tuple(n - column[0] for n in column)
+        found.append(classes.setdefault(runs, len(classes)) if any(runs) else -1)
+    return found
+
+
 @functools.cache
 def _steps(numbers: int) -> tuple[Numbers, ...]:
-    """Every way to add 1 to some of the numbers; in long paths to one of them, or to all."""
+    """Every way to add 1 to some of the numbers; of many to one of them, or to all."""
     if numbers <= _ALL_STEPS:
         return tuple(s for s in itertools.product((0, 1), repeat=numbers) if any(s))
     single = [tuple(int(n == at) for n in range(numbers)) for at in range(numbers)]
@@ -120,26 +151,18 @@ def _add(numbers: Numbers, step: Numbers) -> Numbers:
     return tuple(a + b for a, b in zip(numbers, step, strict=True))
 
 
-def _texts(paths: tuple[LeafPath, ...], length: int, step: Numbers) -> tuple[str, ...]:
-    texts = []
-    at = 0
-    for path in paths:
-        spans: list[str] = []
-        marked = []
-        for part in path:
-            pieces = []
-            end = 0
-            for found in _NUMBER.finditer(part):
-                runs = bool(step) and step[at] == 1
-                at += 1
-                if runs:
-                    first = int(found.group())
-                    pieces += [part[end : found.start()], chr(_MARK + len(spans))]
-                    spans.append(f"{{{first}…{first + length - 1}}}")
-                    end = found.end()
-            marked.append("".join(pieces) + part[end:])
-        text = format_path(tuple(marked))
-        for n, span in enumerate(spans):
-            text = text.replace(chr(_MARK + n), span)
-        texts.append(text)
-    return tuple(texts)
+def _mark(
+    paths: tuple[LeafPath, ...], length: int, step: Numbers
+) -> tuple[tuple[LeafPath, ...], tuple[str, ...]]:
+    """The paths with a mark in place of each number that runs, and the texts of the marks."""
+    steps = iter(step)
+    spans: dict[str, int] = {}
+
+    def mark(found: re.Match[str]) -> str:
+        if not next(steps, 0):
+            return found.group()
+        first = int(found.group())
+        span = f"{{{first}…{first + length - 1}}}"
+        return chr(_SPAN + spans.setdefault(span, len(spans)))
+
+    return tuple(tuple(_NUMBER.sub(mark, part) for part in p) for p in paths), tuple(spans)

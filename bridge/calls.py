@@ -19,8 +19,21 @@ from flax import nnx
 
 from bridge.probe import Probe
 
-__all__ = ["Arguments", "Call", "Called", "Model", "in_mode", "key_text", "mode_of", "outputs_of", "quiet",
-           "shapes_text", "taken", "tied", "trains"]  # fmt: skip
+__all__ = [
+    "Arguments",
+    "Call",
+    "Called",
+    "Model",
+    "in_mode",
+    "key_text",
+    "mode_of",
+    "outputs_of",
+    "quiet",
+    "shapes_text",
+    "taken",
+    "tied",
+    "trains",
+]
 
 _TRAINING = frozenset({"train", "training", "is_training", "is_train"})
 _EVALUATION = frozenset({"deterministic", "eval", "evaluate", "use_running_average"})

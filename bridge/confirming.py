@@ -85,7 +85,7 @@ def _boxes(twin: Twin) -> list[str]:
     names = names_in(linen_variables(twin.linen, twin.probes[0]))
     ours = {twin.full[path]: found for path, found in names.items() if path in twin.full}
     with nnx.use_eager_sharding(False):
-        model = nnx.eval_shape(twin.make)
+        model = nnx.eval_shape(lambda: twin.make())  # noqa: PLW0108 - as in bridge.behaviour
     theirs = {
         SlotRef(twin.item, (*twin.prefix, *path)): found
         for path, found in axis_names(model).items()

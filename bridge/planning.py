@@ -155,16 +155,19 @@ def _confirmed(made: Plan, work: Work, given: Given, model: Any) -> Plan:
     """The plan with what there is to know about how its models behave."""
     from bridge.confirming import confirm  # noqa: PLC0415 - loads jax
 
-    told = confirm(
-        made,
-        work.table,
-        model=model,
-        linen=given.linen,
-        sample_input=given.sample_input,
-        methods=given.methods,
-        proven=work.proven,
-        uncompared=work.uncompared,
-    )
+    try:
+        told = confirm(
+            made,
+            work.table,
+            model=model,
+            linen=given.linen,
+            sample_input=given.sample_input,
+            methods=given.methods,
+            proven=work.proven,
+            uncompared=work.uncompared,
+        )
+    except Exception as error:  # noqa: BLE001 - it runs the user's code, and a plan stands without it
+        told = (f"how the models behave could not be compared: {type(error).__name__}: {error}",)
     return replace(made, warnings=(*made.warnings, *told))
 
 

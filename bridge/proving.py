@@ -41,6 +41,10 @@ if TYPE_CHECKING:
 __all__ = ["Given", "prove"]
 
 _SHOWN = 4
+_TRAINS_OTHERWISE = (
+    "in evaluation mode the models compute the same; in training mode their outputs or statistics "
+    "differ, so training will not continue equivalently"
+)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -103,6 +107,7 @@ class _Prover:
         self.linen = linen
         self.make = make
         self.probes = probes
+        self.trained = False  # whether the last call of the models is one in training mode
         self.full = canonical(feed)
         self.short = {full: path for path, full in self.full.items()}
         n = len(feed.prefix)
@@ -162,6 +167,11 @@ class _Prover:
             found = fingerprint(ours, theirs, kinds, seed=self.work.seed, **words)
             if found.verified and found.same:
                 return found
+            if self.trained:
+                both = (replace(m, calls=m.calls[:-1]) for m in models)
+                plain = fingerprint(*both, kinds, seed=self.work.seed, **words)
+                if plain.verified and plain.same:
+                    return replace(plain, warnings=(*plain.warnings, _TRAINS_OTHERWISE))
             told, apart = found.warnings, found.apart
         except Exception as error:  # noqa: BLE001 - it runs the user's code in a way of its own
             told = (f"the models could not be run for fingerprints ({_short(error)})",)
@@ -215,6 +225,7 @@ class _Prover:
             return ours, theirs
         both = zip((ours, theirs), more, strict=True)
         ours, theirs = (replace(m, calls=(*m.calls, *t.calls)) for m, t in both)
+        self.trained = True
         return ours, theirs
 
     def _hints(self) -> list[Pairing]:

@@ -6,12 +6,14 @@ paths are wrapped, never cut, and only :func:`legacy.format_path` makes text of 
 
 from __future__ import annotations
 
+import itertools
 import json
+import os.path
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from bridge._fold import Family, fold, fold_paths
+from bridge._fold import Family, fold
 from bridge._mirror import Mirror, mirrors
 from bridge._plan import Plan, Step
 from bridge._text import WIDTH, count, size, table, wrap, wrap_path
@@ -22,8 +24,7 @@ from bridge.report_json import checkpoint_json, run_json
 from bridge.report_leaf import leaf_json, leaf_text
 from bridge.report_problems import problem_lines
 from bridge.report_tree import tree_lines
-from bridge.target import SlotRef
-from legacy import LeafPath, format_path
+from legacy import format_path
 
 if TYPE_CHECKING:
     from bridge._batch import Outcome
@@ -117,11 +118,9 @@ def _fold_steps(steps: Sequence[Step]) -> list[tuple[str, str, str]]:
     rows = [
         (
             (*step.sources, *(ref.path for ref in step.slots)),
-            (step.slots[0].item, step.transforms, step.why),
+            (len(step.sources), tuple(r.item for r in step.slots), step.transforms, step.why),
             step,
         )
-        if len(step.sources) == len(step.slots) == 1
-        else ((), id(step), step)
         for step in steps
         if id(step) not in told
     ]
@@ -133,23 +132,31 @@ def _fold_steps(steps: Sequence[Step]) -> list[tuple[str, str, str]]:
 def _family_row(family: Family[Step]) -> tuple[str, str, str]:
     step, n = family.rows[0], len(family.rows)
     note = "; ".join([*map(str, step.transforms), step.why]) + (f" ×{n}" if n > 1 else "")
-    if not family.paths:
-        return " + ".join(fold_paths(step.sources)), _slots_text(step.slots), note
-    source, slot = family.paths
-    return source, f"{step.slots[0].item}:{slot}", note
+    at = len(step.sources)
+    slots = []
+    for item, refs in itertools.groupby(step.slots, lambda ref: ref.item):
+        to = at + len(list(refs))
+        slots.append(f"{item}:{_sum(family.folded(slice(at, to)))}")
+        at = to
+    return _sum(family.folded(slice(len(step.sources)))), " + ".join(slots), note
+
+
+def _sum(texts: Sequence[str]) -> str:
+    """Paths joined by ``+``; a later one has ``…`` for what it begins with as the first does."""
+    said = list(texts[:1])
+    for text in texts[1:]:
+        first, parts = texts[0].split("/"), text.split("/")
+        # a quoted name may have a slash of its own
+        plain = not any(c in texts[0] + text for c in "\"\\'")
+        n = len(os.path.commonprefix([first, parts[:-1]])) if plain else 0
+        said.append("/".join(["…", *parts[n:]]) if n else text)
+    return " + ".join(said)
 
 
 def _copy_row(copy: Mirror) -> tuple[str, str, str]:
-    like = f"as {format_path(copy.original)} ×{len(copy.steps)}; {copy.why}"
+    like = f"as {format_path(copy.original)} ×{len(copy.steps)}; {', '.join(copy.why)}"
     slot = f"{format_path(copy.slot)}/…" if copy.slot else "…"
     return f"{format_path(copy.source)}/…", f"{copy.item}:{slot}", like
-
-
-def _slots_text(slots: Sequence[SlotRef]) -> str:
-    by_item: dict[str, list[LeafPath]] = {}
-    for ref in slots:
-        by_item.setdefault(ref.item, []).append(ref.path)
-    return " + ".join(f"{item}:{t}" for item, paths in by_item.items() for t in fold_paths(paths))
 
 
 def _ignored_lines(plan: Plan, width: int) -> Iterator[str]:

@@ -13,7 +13,7 @@ from math import prod
 
 from bridge._plan import Problem
 from bridge.match import Candidate, path_of, ref_of
-from bridge.names import may_pair
+from bridge.names import may_pair, unboxed
 from bridge.rule_text import init_rule, quoted
 from bridge.suggest_pairs import Guess, guess_pairs
 from bridge.suggest_rules import Known, write_rules
@@ -40,7 +40,7 @@ def suggest(
         One problem for each, with candidates and a rule; where an index repeats, twelve blocks
         have one rule.
     """
-    guesses = guess_pairs(sources, slots)
+    guesses = guess_pairs(sources, slots, known.pairs)
     rules = write_rules(guesses, known, item)
     of_source: dict[Hashable, tuple[Guess, str]] = {}
     of_slot: dict[Hashable, tuple[Guess, str]] = {}
@@ -94,18 +94,33 @@ def _alone(rule: str, wanted: Candidate, others: Sequence[Candidate]) -> str:
 
     Who pastes without reading must not lose the gates of a cell, or fill a fused bias with zeros.
     """
-    size = prod(wanted.shape)
     for other in others:
-        whole = prod(other.shape)
-        big, small = max(size, whole), min(size, whole)
-        if other.collection == wanted.collection and 1 < small < big and not big % small:
+        if _part_of_one(wanted, other):
             name = other.key if isinstance(other.key, SlotRef) else _variable(other)
             said = "\n".join(f"# {line}" for line in rule.splitlines())
             return (
-                f"# {name} {_shape(other)} may be a part of it, or the whole (join, stack, split, "
-                f"unstack);\n# if it really stands alone:\n{said}"
+                f"# {name} {_shape(other)} may be a part of it,\n# or the whole (join, stack, "
+                f"split, unstack); if it really stands alone:\n{said}"
             )
     return rule
+
+
+def _part_of_one(a: Candidate, b: Candidate) -> bool:
+    """Whether one may be cut out of the other: its other axes are the same."""
+    big, small = sorted((a.shape, b.shape), key=prod, reverse=True)
+    names = [unboxed(c.path)[-1] if c.path else "" for c in (a, b)]
+    if a.collection != b.collection or not may_pair(names[0], names[1], (), placed=True):
+        return False
+    if not 1 < prod(small) < prod(big) or prod(big) % prod(small):
+        return False
+    if len(big) == len(small):
+        return sum(m != n for m, n in zip(big, small, strict=True)) == 1
+    if len(big) == len(small) + 1 and any(
+        (*big[:n], *big[n + 1 :]) == small for n in range(len(big))
+    ):
+        return True
+    # heads are an axis of their own on one side only
+    return min(len(big), len(small)) > 1 and (big[0] == small[0] or big[-1] == small[-1])
 
 
 def _others(

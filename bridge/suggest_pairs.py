@@ -1,28 +1,25 @@
 """Guesses which open leaf an open slot is meant for, by names; for suggestions only.
 
-Names with the same words and other numbers are a family (``Block_#/Dense_0``); families are set
-against families, and inside two of them the members with the same numbers belong together.
+Whole modules come before single leaves, and the leaves of one module stay together: the halves of
+two layers are never one layer.
 """
 
 from __future__ import annotations
 
-import difflib
-import re
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from math import prod
 
 from bridge.match import Candidate
-from bridge.names import may_pair, unboxed
+from bridge.names import ROLES_OF, may_pair, unboxed
 from bridge.rule_text import reshaping
+from bridge.suggest_families import Part, families, likeness, numbers, pair, words
+from legacy import LeafPath
 
-__all__ = ["Guess", "guess_pairs", "numbers", "words"]
+__all__ = ["Guess", "guess_pairs"]
 
-_NUMBER = re.compile(r"\d+", re.ASCII)
-_FAMILIES = 40  # compared with each other; more of one shape cannot be told apart by names
-_MEMBERS = 24  # of families that do not agree in number
+_VECTORS = frozenset({"bias", "scale", "mean", "var", "negative_slope"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,51 +31,160 @@ class Guess:
     transforms: str = ""
 
 
-def words(path: Sequence[str]) -> tuple[str, ...]:
-    """A path without its numbers.
-
-    >>> words(("Block_12", "kernel"))
-    ('Block_#', 'kernel')
-    """
-    return tuple(_NUMBER.sub("#", p) for p in path)
-
-
-def numbers(path: Sequence[str]) -> tuple[str, ...]:
-    """The numbers of a path.
-
-    >>> numbers(("Block_12", "Dense_0"))
-    ('12', '0')
-    """
-    return tuple(n for p in path for n in _NUMBER.findall(p))
-
-
-def guess_pairs(sources: Sequence[Candidate], slots: Sequence[Candidate]) -> list[Guess]:
+def guess_pairs(
+    sources: Sequence[Candidate],
+    slots: Sequence[Candidate],
+    mapped: Mapping[LeafPath, LeafPath] | None = None,
+) -> list[Guess]:
     """Guess what belongs together.
 
     Args:
         sources: open leaves.
         slots: open slots.
+        mapped: slot path by variable path (collection first) of what is settled: the other
+            leaves of those modules go where these went, or nowhere.
 
     Returns:
         Guesses; each leaf and each slot in at most one.
     """
-    guesses: list[Guess] = []
-    left, right = list(sources), list(slots)
-    for key in (_shape, _size):
-        found = _in_groups(left, right, key)
-        for a, b in found:
-            how = "" if a.shape == b.shape else reshaping(a.shape, b.shape)
-            guesses.append(Guess((a,), (b,), how))
-        done = {id(c) for pair in found for c in pair}
-        left = [c for c in left if id(c) not in done]
-        right = [c for c in right if id(c) not in done]
-        if key is _shape:
-            stacks = [*_stacks(left, right, "stack"), *_stacks(right, left, "unstack")]
-            guesses += stacks
-            done = {id(c) for g in stacks for c in (*g.sources, *g.slots)}
-            left = [c for c in left if id(c) not in done]
-            right = [c for c in right if id(c) not in done]
-    return guesses
+    return _Guesser(sources, slots, mapped or {}).guess()
+
+
+class _Guesser:
+    """Takes pairs from what is open, the surest kind first."""
+
+    def __init__(
+        self,
+        sources: Sequence[Candidate],
+        slots: Sequence[Candidate],
+        mapped: Mapping[LeafPath, LeafPath],
+    ) -> None:
+        self.left, self.right = list(sources), list(slots)
+        self.guesses: list[Guess] = []
+        # modules that hold others, too, are no unit: their own leaves may go to several places
+        self.holders = (
+            _holders([*(c.path for c in sources), *(p[1:] for p in mapped)]),
+            _holders([*(c.path for c in slots), *mapped.values()]),
+        )
+        self.went: dict[LeafPath, set[LeafPath]] = defaultdict(set)
+        self.came: dict[LeafPath, set[LeafPath]] = defaultdict(set)
+        for path, slot in mapped.items():
+            self._bind(_module(path[1:]), _module(slot))
+
+    def guess(self) -> list[Guess]:
+        """All guesses."""
+        for key in (_exactly, _by_role):
+            self._modules(key)
+        self._leaves(_shape)
+        self._stacked()
+        self._modules(_by_size)
+        self._leaves(_size)
+        return self.guesses
+
+    def _bind(self, ours: LeafPath, theirs: LeafPath) -> None:
+        if ours not in self.holders[0] and theirs not in self.holders[1]:
+            self.went[ours].add(theirs)
+            self.came[theirs].add(ours)
+
+    def _together(self, a: Part, b: Part) -> bool:
+        """Whether nothing else of the two modules went to, or came from, elsewhere."""
+        ours, theirs = _module(a.leaves[0].path), _module(b.leaves[0].path)
+        if ours in self.holders[0] or theirs in self.holders[1]:
+            return True
+        return theirs in self.went.get(ours, {theirs}) and ours in self.came.get(theirs, {ours})
+
+    def _modules(self, key: Callable[[Candidate], Hashable]) -> None:
+        """Pair modules whose open leaves are the same, as far as ``key`` tells."""
+        sides = []
+        for side in (self.left, self.right):
+            modules: dict[LeafPath, dict[Hashable, Candidate]] = defaultdict(dict)
+            double: set[LeafPath] = set()
+            for c in side:
+                module = _module(c.path)
+                if key(c) in modules[module]:
+                    double.add(module)
+                modules[module][key(c)] = c
+            groups: dict[Hashable, list[Part]] = defaultdict(list)
+            for module, leaves in modules.items():
+                if module and module not in double:
+                    order = sorted(leaves, key=repr)
+                    part = Part(module, tuple(leaves[k] for k in order))
+                    groups[tuple(order)].append(part)
+            sides.append(groups)
+        for signature, ours in sides[0].items():
+            self._take(pair(ours, sides[1].get(signature, []), self._together))
+
+    def _leaves(self, key: Callable[[Candidate], Hashable]) -> None:
+        """Pair single leaves that are the same, as far as ``key`` tells."""
+
+        def fits(a: Part, b: Part) -> bool:
+            ours, theirs = unboxed(a.path), unboxed(b.path)
+            names = ours[-1] if ours else "", theirs[-1] if theirs else ""
+            return maypair(*names, (), placed=True) and self._together(a, b)
+
+        sides = []
+        for side in (self.left, self.right):
+            groups: dict[Hashable, list[Part]] = defaultdict(list)
+            for c in side:
+                groups[key(c)].append(Part(c.path, (c,)))
+            sides.append(groups)
+        for k, ours in sides[0].items():
+            self._take(pair(ours, sides[1].get(k, []), fits))
+
+    def _take(self, pairs: Iterable[tuple[Part, Part]]) -> None:
+        """Make guesses of pairs; what an earlier one of them excludes is left out."""
+        for a, b in pairs:
+            if not self._together(a, b):
+                continue
+            self._bind(_module(a.leaves[0].path), _module(b.leaves[0].path))
+            for x, y in zip(a.leaves, b.leaves, strict=True):
+                how = "" if x.shape == y.shape else reshaping(x.shape, y.shape)
+                self._add(Guess((x,), (y,), how))
+
+    def _stacked(self) -> None:
+        for many, one, op in ((self.left, self.right, "stack"), (self.right, self.left, "unstack")):
+            for guess in _stacks(many, one, op):
+                self._add(guess)
+
+    def _add(self, guess: Guess) -> None:
+        self.guesses.append(guess)
+        done = {id(c) for c in (*guess.sources, *guess.slots)}
+        self.left = [c for c in self.left if id(c) not in done]
+        self.right = [c for c in self.right if id(c) not in done]
+
+
+def _module(path: LeafPath) -> LeafPath:
+    return unboxed(path)[:-1]
+
+
+def _holders(paths: Iterable[LeafPath]) -> set[LeafPath]:
+    """Modules with modules inside, and the root."""
+    modules = {_module(p) for p in paths}
+    return {m[:n] for m in modules for n in range(len(m))} | {()}
+
+
+def _name(c: Candidate) -> str:
+    path = unboxed(c.path)
+    return path[-1] if path else ""
+
+
+def _role(c: Candidate) -> str:
+    """One name for what people call a leaf; a vector cannot be a kernel, whatever its name."""
+    roles = ROLES_OF.get(_name(c), frozenset())
+    fitting = roles & _VECTORS if len(c.shape) < 2 else roles - _VECTORS  # noqa: PLR2004 - a matrix
+    return max(fitting or roles, default=_name(c))
+
+
+def _exactly(c: Candidate) -> Hashable:
+    return (c.collection, _name(c), c.shape)
+
+
+def _by_role(c: Candidate) -> Hashable:
+    return (c.collection, _role(c), c.shape)
+
+
+def _by_size(c: Candidate) -> Hashable:
+    return (c.collection, _role(c), prod(c.shape))
 
 
 def _shape(c: Candidate) -> Hashable:
@@ -89,88 +195,10 @@ def _size(c: Candidate) -> Hashable:
     return (c.collection, prod(c.shape))
 
 
-def _in_groups(
-    sources: Iterable[Candidate],
-    slots: Iterable[Candidate],
-    key: Callable[[Candidate], Hashable],
-) -> list[tuple[Candidate, Candidate]]:
-    ours: dict[Hashable, list[Candidate]] = defaultdict(list)
-    theirs: dict[Hashable, list[Candidate]] = defaultdict(list)
-    for c in sources:
-        ours[key(c)].append(c)
-    for c in slots:
-        theirs[key(c)].append(c)
-    return [pair for k, group in ours.items() if k in theirs for pair in _pair(group, theirs[k])]
-
-
-def _families(group: Iterable[Candidate]) -> dict[tuple[str, ...], list[Candidate]]:
-    found: dict[tuple[str, ...], list[Candidate]] = defaultdict(list)
-    for c in group:
-        found[words(c.path)].append(c)
-    return found
-
-
-def _pair(ours: list[Candidate], theirs: list[Candidate]) -> list[tuple[Candidate, Candidate]]:
-    left, right = _families(ours), _families(theirs)
-    pairs: list[tuple[Candidate, Candidate]] = []
-    for one, other in _by_likeness(list(left)[:_FAMILIES], list(right)[:_FAMILIES]):
-        if one in left and other in right:
-            found = _by_numbers(left[one], right[other])
-            if found:
-                pairs += found
-                del left[one], right[other]
-    a = [c for family in left.values() for c in family][:_MEMBERS]
-    b = [c for family in right.values() for c in family][:_MEMBERS]
-    by_path = {c.path: c for c in a}, {c.path: c for c in b}
-    for mine, other in _by_likeness(list(by_path[0]), list(by_path[1])):
-        if mine in by_path[0] and other in by_path[1]:
-            pairs.append((by_path[0].pop(mine), by_path[1].pop(other)))
-    return pairs
-
-
-def _by_likeness(
-    ours: Sequence[tuple[str, ...]], theirs: Sequence[tuple[str, ...]]
-) -> list[tuple[tuple[str, ...], tuple[str, ...]]]:
-    """All pairs that may be one thing, the likest first."""
-    scored = [
-        (-_likeness("/".join(unboxed(a)).lower(), "/".join(b).lower()), n, m)
-        for n, a in enumerate(ours)
-        for m, b in enumerate(theirs)
-        if may_pair(unboxed(a)[-1] if a else "", b[-1] if b else "", (), placed=True)
-    ]
-    return [(ours[n], theirs[m]) for _, n, m in sorted(scored)]
-
-
-@lru_cache(maxsize=1 << 14)  # shapes share families
-def _likeness(a: str, b: str) -> float:
-    return difflib.SequenceMatcher(None, a, b, autojunk=False).ratio()
-
-
-def _by_numbers(
-    ours: list[Candidate], theirs: list[Candidate]
-) -> list[tuple[Candidate, Candidate]]:
-    """Members of two families with the same numbers; none unless all find their like."""
-    if len(ours) != len(theirs):
-        return []
-    if len(ours) == 1:
-        return [(ours[0], theirs[0])]
-    mine = list(zip(*(numbers(c.path) for c in ours), strict=True))
-    other = list(zip(*(numbers(c.path) for c in theirs), strict=True))
-    vary_mine = [column for column in mine if len(set(column)) > 1]
-    vary_other = [column for column in other if len(set(column)) > 1]
-    if [set(c) for c in vary_mine] != [set(c) for c in vary_other]:
-        return []
-    by_number = dict(zip(zip(*vary_other, strict=True), theirs, strict=True))
-    keys = list(zip(*vary_mine, strict=True))
-    if len(by_number) != len(theirs) or set(keys) != by_number.keys():
-        return []
-    return [(c, by_number[k]) for c, k in zip(ours, keys, strict=True)]
-
-
 def _stacks(many: list[Candidate], one: list[Candidate], op: str) -> list[Guess]:
     """Arrays that differ in one number, and an array that has room for all of them."""
     families: dict[Hashable, list[list[Candidate]]] = defaultdict(list)
-    for group in _families(many).values():
+    for group in families(many).values():
         by_kind: dict[Hashable, list[Candidate]] = defaultdict(list)
         for c in group:
             by_kind[c.collection, c.shape].append(c)
@@ -185,11 +213,11 @@ def _stacks(many: list[Candidate], one: list[Candidate], op: str) -> list[Guess]
                 f
                 for f in families.get((whole.collection, part), ())
                 if len(f) == n
-                and may_pair(unboxed(f[0].path)[-1], unboxed(whole.path)[-1], (), placed=True)
+                and maypair(unboxed(f[0].path)[-1], unboxed(whole.path)[-1], (), placed=True)
             ]
             if fits:
                 text = "/".join(words(whole.path)).lower()
-                best = max(fits, key=lambda f: _likeness("/".join(words(f[0].path)).lower(), text))
+                best = max(fits, key=lambda f: likeness("/".join(words(f[0].path)).lower(), text))
                 families[whole.collection, part].remove(best)
                 how = f'{{op = "{op}", axis = {axis}}}'
                 parts = tuple(best)

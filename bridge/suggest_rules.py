@@ -16,13 +16,15 @@ from typing import TypeAlias
 from bridge.errors import RuleError
 from bridge.patterns import Captures, Pattern
 from bridge.rule_text import quoted
-from bridge.suggest_pairs import Guess, numbers, words
+from bridge.suggest_families import numbers, words
+from bridge.suggest_pairs import Guess
 from legacy import LeafPath, format_path
 
 __all__ = ["Known", "write_rules"]
 
 _LETTERS = "ijklmn"
 _PLAIN = re.compile(r"[^/\"\s\\*{}\[\]#]*")  # may stand beside a capture without quotes
+_WIDTH = 96
 _TRIES = 12
 """General forms tried for one family; deeper ones are hardly shorter."""
 
@@ -82,20 +84,35 @@ class _Writer:
             families[*key, self.guesses[n].transforms].append(n)
         texts = [""] * len(self.guesses)
         place = {binding: n for n, binding in enumerate(self.bindings)}
-        for members in sorted(families.values(), key=len, reverse=True):
-            for form in () if all(texts[n] for n in members) else self._forms(members):
-                covered = self._covers(form, self.guesses[members[0]].transforms)
-                if covered is None or not covered.issuperset(self.bindings[n] for n in members):
+        for family in sorted(families.values(), key=len, reverse=True):
+            for members in self._subsets(family):
+                if all(texts[n] for n in members):
                     continue
-                text = self._rule(f'"{form[0]}"', f'"{form[1]}"', members[0])
-                for binding in covered:
-                    if binding in place and not texts[place[binding]]:
-                        texts[place[binding]] = text
-                break
+                for form in self._forms(members):
+                    covered = self._covers(form, self.guesses[members[0]].transforms)
+                    wanted = [self.bindings[n] for n in members]
+                    if covered is None or not covered.issuperset(wanted):
+                        continue
+                    text = self._rule([f'"{form[0]}"'], [f'"{form[1]}"'], members[0])
+                    for binding in covered:
+                        if binding in place and not texts[place[binding]]:
+                            texts[place[binding]] = text
+                    break
         return [text or self._literal(n) for n, text in enumerate(texts)]
 
-    def _rule(self, source: str, to: str, n: int) -> str:
-        lines = ["[[map]]", f"from = {source}", f"to = {to}"]
+    def _subsets(self, family: Sequence[int]) -> Iterator[Sequence[int]]:
+        """A family, its members that agree in all numbers but the first, then each of them."""
+        yield family
+        inner: dict[tuple[str, ...], list[int]] = defaultdict(list)
+        for n in family:
+            inner[numbers(self.bindings[n][0][0])[1:]].append(n)
+        if len(inner) > 1:
+            yield from inner.values()
+        if len(family) > 1:
+            yield from ([n] for n in family)
+
+    def _rule(self, source: Sequence[str], to: Sequence[str], n: int) -> str:
+        lines = ["[[map]]", *_assigned("from", source), *_assigned("to", to)]
         if self.item is not None:
             lines.append(f"item = {quoted((self.item,))}")
         if self.guesses[n].transforms:
@@ -105,7 +122,7 @@ class _Writer:
     def _literal(self, n: int) -> str:
         """Leaves and slots named one by one, in their order."""
         sources, slots = ([quoted(p) for p in side] for side in self.bindings[n])
-        return self._rule(_list(sources), _list(slots), n)
+        return self._rule(sources, slots, n)
 
     def _forms(self, members: Sequence[int]) -> Iterator[Form]:
         """Patterns for a family, the most general first."""
@@ -223,8 +240,12 @@ def _holes(
     return left, right
 
 
-def _list(patterns: Sequence[str]) -> str:
-    return patterns[0] if len(patterns) == 1 else "[" + ", ".join(patterns) + "]"
+def _assigned(key: str, patterns: Sequence[str]) -> list[str]:
+    """Lines of TOML: one pattern, or as many as it takes for a list."""
+    if len(patterns) == 1:
+        return [f"{key} = {patterns[0]}"]
+    line = f"{key} = [{', '.join(patterns)}]"
+    return [line] if len(line) <= _WIDTH else [f"{key} = [", *(f"  {p}," for p in patterns), "]"]
 
 
 def _pattern(

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from bridge.layer_rules import LAYER_RULES
 from bridge.rules import Rules
 from bridge.transforms import TRANSFORMS
 
@@ -36,6 +37,14 @@ def test_the_toml_example_is_a_set_of_rules():
 
 def test_the_table_of_transforms_is_the_registry():
     assert [row[0].strip("`") for row in table("| transform |")] == list(TRANSFORMS)
+
+
+def test_the_table_of_layer_rules_is_the_registry():
+    def cell(lines):
+        return "<br>".join(f"`{line}`" for line in lines)
+
+    wanted = [[f"`{r.code}`", r.text, cell(r.before), cell(r.after)] for r in LAYER_RULES.values()]
+    assert table("| layer rule |") == wanted
 
 
 def test_the_table_of_built_in_rules_is_what_the_planner_uses():

@@ -111,4 +111,4 @@ def shown(value: Any) -> str:
     >>> shown(1e-06), shown("gelu"), shown((1, 2))
     ('1e-06', 'gelu', '(1, 2)')
     """
-    return value if isinstance(value, str) else repr(value)
+    return value if isinstance(value, str) and value else repr(value)

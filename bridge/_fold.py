@@ -35,12 +35,12 @@ class Family(Generic[T]):
     Attributes:
         rows: the rows, in order of the index; one row when nothing was folded.
         marked: the paths of the first row, with a mark where the index runs.
-        spans: the text of each mark, such as ``{0…11}``.
+        spans: each mark and its text, such as ``{0…11}``.
     """
 
     rows: tuple[T, ...]
     marked: tuple[LeafPath, ...]
-    spans: tuple[str, ...] = ()
+    spans: tuple[tuple[str, str], ...] = ()
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -48,12 +48,16 @@ class Family(Generic[T]):
         return tuple(self._unmarked(format_path(path)) for path in self.marked)
 
     def folded(self, chosen: slice) -> list[str]:
-        """Some of the paths as text, folded among themselves, too."""
-        return [self._unmarked(text) for text in fold_paths(self.marked[chosen])]
+        """Some of the paths as text, folded among themselves where that keeps their order."""
+        paths = self.marked[chosen]
+        families = fold([((p,), None, p) for p in paths])
+        if tuple(p for family in families for p in family.rows) == paths:
+            return [self._unmarked(text) for text in _counted(families)]
+        return list(self.paths[chosen])
 
     def _unmarked(self, text: str) -> str:
-        for n, span in enumerate(self.spans):
-            text = text.replace(chr(_SPAN + n), span)
+        for mark, span in self.spans:
+            text = text.replace(mark, span)
         return text
 
 
@@ -94,7 +98,10 @@ def fold_paths(paths: Sequence[LeafPath]) -> list[str]:
     >>> fold_paths([("l", "0"), ("l", "1"), ("l", "2"), ("m",)])
     ['l/{0…2} ×3', 'm']
     """
-    families = fold([((p,), None, p) for p in paths])
+    return _counted(fold([((p,), None, p) for p in paths]))
+
+
+def _counted(families: Sequence[Family[LeafPath]]) -> list[str]:
     return [f.paths[0] + (f" ×{len(f.rows)}" if len(f.rows) > 1 else "") for f in families]
 
 
@@ -153,16 +160,23 @@ def _add(numbers: Numbers, step: Numbers) -> Numbers:
 
 def _mark(
     paths: tuple[LeafPath, ...], length: int, step: Numbers
-) -> tuple[tuple[LeafPath, ...], tuple[str, ...]]:
+) -> tuple[tuple[LeafPath, ...], tuple[tuple[str, str], ...]]:
     """The paths with a mark in place of each number that runs, and the texts of the marks."""
+    if not any(step):
+        return paths, ()
     steps = iter(step)
-    spans: dict[str, int] = {}
+    taken = {c for path in paths for part in path for c in part}
+    free = (mark for mark in map(chr, itertools.count(_SPAN)) if mark not in taken)
+    marks: dict[str, str] = {}
 
     def mark(found: re.Match[str]) -> str:
-        if not next(steps, 0):
+        if not next(steps):
             return found.group()
         first = int(found.group())
         span = f"{{{first}…{first + length - 1}}}"
-        return chr(_SPAN + spans.setdefault(span, len(spans)))
+        if span not in marks:
+            marks[span] = next(free)
+        return marks[span]
 
-    return tuple(tuple(_NUMBER.sub(mark, part) for part in p) for p in paths), tuple(spans)
+    marked = tuple(tuple(_NUMBER.sub(mark, part) for part in path) for path in paths)
+    return marked, tuple((text, span) for span, text in marks.items())

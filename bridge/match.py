@@ -98,13 +98,20 @@ def _no_wrappers(path: LeafPath) -> LeafPath:
     return tuple(p for p in path if p != "params")
 
 
-# (spelling of sources, spelling of slots), strictest first: an exact name wins over a likeness
+def _in_one(path: LeafPath) -> LeafPath:
+    # the entry `mean` of a dict `heads` is `heads_mean` in Linen
+    return ("_".join(path),)
+
+
+# (spelling of sources, of slots, and of the numbers in sources), strictest first: an exact name
+# wins over a likeness
 _Spelling = Callable[[Leaf], LeafPath]
-_SPELLINGS: tuple[tuple[_Spelling, _Spelling], ...] = (
-    (lambda c: c.path, lambda c: c.path),
-    (lambda c: normal(c.path), lambda c: c.normal),
-    (lambda c: c.normal, lambda c: c.normal),
-    (lambda c: _no_wrappers(c.normal), lambda c: c.normal),
+_SPELLINGS: tuple[tuple[_Spelling, _Spelling, _Spelling], ...] = (
+    (lambda c: c.path, lambda c: c.path, lambda c: normal(c.path)),
+    (lambda c: normal(c.path), lambda c: c.normal, lambda c: normal(c.path)),
+    (lambda c: c.normal, lambda c: c.normal, lambda c: c.normal),
+    (lambda c: _no_wrappers(c.normal), lambda c: c.normal, lambda c: _no_wrappers(c.normal)),
+    (lambda c: _in_one(c.normal), lambda c: _in_one(c.normal), lambda c: c.normal),
 )
 
 
@@ -221,11 +228,10 @@ class _Sheet:
         """Pair what has one path once spellings are made equal."""
         # numbers are compared over all leaves, paired ones included
         every, slots = list(self.left), [numbered(c.normal) for c in self.right]
-        for n, (spell_source, spell_slot) in enumerate(_SPELLINGS):
+        for n, (spell_source, spell_slot, source) in enumerate(_SPELLINGS):
             start = len(self.pairs)
             ours = _groups(self.left, _spelled(spell_source))
             theirs = _groups(self.right, _spelled(spell_slot))
-            source = spell_source if n else _normal_path
             families = Families((numbered(source(c)) for c in every), slots)
             for key, a in ours.items():
                 b = theirs.get(key, [])
@@ -305,11 +311,6 @@ def _cut(leaf: Leaf, start: int, end: int | None = None) -> Hashable:
 
 def _below(leaf: Leaf, module: LeafPath) -> bool:
     return not module or numbered(leaf.normal)[: len(module)] == module
-
-
-def _normal_path(leaf: Leaf) -> LeafPath:
-    """The reading of a path that indices are compared in."""
-    return normal(leaf.path)
 
 
 def _spelled(spell: _Spelling) -> Callable[[Leaf], Hashable]:

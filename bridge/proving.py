@@ -160,7 +160,7 @@ class _Prover:
 
         ours, theirs = models
         kinds = {path: slot.collection for path, slot in self.slots.items()}
-        words = {"fixed": self._fixed(), "hints": hints}
+        words: dict[str, Any] = {"fixed": self._fixed(), "hints": hints}
         told: tuple[str, ...] = ()
         apart = 0.0
         try:
@@ -168,8 +168,8 @@ class _Prover:
             if found.verified and found.same:
                 return found
             if self.trained:
-                both = (replace(m, calls=m.calls[:-1]) for m in models)
-                plain = fingerprint(*both, kinds, seed=self.work.seed, **words)
+                one, other = (replace(m, calls=m.calls[:-1]) for m in models)
+                plain = fingerprint(one, other, kinds, seed=self.work.seed, **words)
                 if plain.verified and plain.same:
                     return replace(plain, warnings=(*plain.warnings, _TRAINS_OTHERWISE))
             told, apart = found.warnings, found.apart

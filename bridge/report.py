@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import os.path
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -147,8 +146,9 @@ def _sum(texts: Sequence[str]) -> str:
     for text in texts[1:]:
         first, parts = texts[0].split("/"), text.split("/")
         # a quoted name may have a slash of its own
-        plain = not any(c in texts[0] + text for c in "\"\\'")
-        n = len(os.path.commonprefix([first, parts[:-1]])) if plain else 0
+        plain = '"' not in texts[0] + text
+        alike = (a == b for a, b in zip(first, parts[:-1], strict=False))
+        n = sum(1 for _ in itertools.takewhile(bool, alike)) if plain else 0
         said.append("/".join(["…", *parts[n:]]) if n else text)
     return " + ".join(said)
 

@@ -18,7 +18,7 @@ from bridge.match import Candidate
 from bridge.names import unboxed
 from legacy import LeafPath
 
-__all__ = ["Part", "families", "likeness", "numbers", "pair", "words"]
+__all__ = ["Part", "families", "first_open", "likeness", "numbers", "pair", "words"]
 
 _NUMBER = re.compile(r"\d+", re.ASCII)
 _FAMILIES = 40  # compared with each other; more of one shape cannot be told apart by names
@@ -54,8 +54,12 @@ def numbers(path: Sequence[str]) -> tuple[str, ...]:
     return tuple(n for p in path for n in _NUMBER.findall(p))
 
 
-def _first_open(path: LeafPath) -> tuple[str, ...]:
-    """A path without its first number."""
+def first_open(path: LeafPath) -> tuple[str, ...]:
+    """A path without its first number.
+
+    >>> first_open(("Block_12", "Dense_0"))
+    ('Block_#', 'Dense_0')
+    """
     text, done = [], 0
     for part in path:
         text.append(part if done else _NUMBER.sub("#", part, count=1))
@@ -94,8 +98,8 @@ def pair(
     """
     pairs: list[tuple[Part, Part]] = []
     mine, other = list(ours), list(theirs)
-    for ranked in (False, True):
-        for name in (words, _first_open):
+    for name in (words, first_open):
+        for ranked in (False, True):
             if not mine or not other:
                 return pairs
             left, right = families(mine, name), families(other, name)

@@ -1,19 +1,37 @@
-"""The rules that a plan's problems suggest, as one TOML file to edit."""
+"""The rules that a plan's problems suggest, as one TOML file to edit.
+
+A suggestion is a guess, and a file of guesses that is used unread must not make a wrong plan. So a
+rule is active only when it is forced: nothing else that is open could be meant. All others are
+written as comments, for the user to judge.
+"""
 
 from __future__ import annotations
 
+import re
 import textwrap
-from collections.abc import Iterable
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from math import prod
 
 from bridge._plan import Plan, Problem
+from bridge.names import ROLES_OF, may_pair, unboxed
+from legacy import LeafPath
 
 __all__ = ["suggestions"]
 
-_WIDTH = 96
+_WIDTH = 100
 _SHOWN = 6
+_VECTORS = frozenset({"bias", "scale", "mean", "var", "negative_slope"})
+_SOURCE = re.compile(r" [a-z]\w*\[([\d, ]*)\] has no slot")
+_CHOICE = "  # or "
+"""What follows a value in a rule that the user has to choose."""
 _HEAD = """\
-# Suggested for what the plan could not settle. A suggestion is a guess from names and shapes:
-# read each one, correct it, delete what is wrong, then give the file as --rules.
+## Suggested for what the plan could not settle.
+##
+## Rules that begin with "# " are guesses from names and shapes: uncomment what you know to be
+## right, correct it where it is wrong, leave the rest. Rules that are not commented are forced:
+## nothing else that is open could be meant; read them, too. Then give the file as --rules.
 """
 
 
@@ -25,35 +43,150 @@ def suggestions(plan: Plan) -> str:
 
     Returns:
         TOML that :meth:`bridge.Rules.from_toml` reads; each rule once, under the problems that it
-        would settle.
+        would settle. Only rules that nothing else could replace are active.
 
     >>> from bridge._plan import Plan
     >>> from bridge.target import Target
     >>> print(suggestions(Plan((), (), (), (), Target(()), "")).splitlines()[-1])
-    # Nothing is left to settle.
+    ## Nothing is left to settle.
     """
     by_rule: dict[str, list[Problem]] = {}
     for problem in plan.problems:
         by_rule.setdefault(problem.rule, []).append(problem)
+    forced = _forced(plan, by_rule)
     blocks = [_HEAD]
     for rule, problems in by_rule.items():
         said = list(dict.fromkeys(p.message for p in problems))
         lines = [_comment(text) for text in said[:_SHOWN]]
         if len(said) > _SHOWN:
-            lines.append(f"# ... and {len(said) - _SHOWN} more of the same")
-        if problems[0].candidates:
-            lines.append(_comment("candidates: " + ", ".join(problems[0].candidates)))
-        blocks.append("\n".join([*lines, rule or "# no rule can be suggested"]) + "\n")
+            lines.append(f"## ... and {len(said) - _SHOWN} more of the same")
+        others = list(dict.fromkeys(c for p in problems[:_SHOWN] for c in p.candidates))
+        lines += [_comment(f"candidate: {c}") for c in others[: 2 * _SHOWN]]
+        text = rule if rule in forced else _inactive(rule)
+        blocks.append("\n".join([*lines, text or "## no rule can be suggested"]) + "\n")
     if not by_rule:
-        blocks.append("# Nothing is left to settle.\n")
+        blocks.append("## Nothing is left to settle.\n")
     return "\n".join(blocks)
 
 
+@dataclass(frozen=True, slots=True)
+class _Open:
+    """A leaf or slot that a problem is about; without a shape when only its path is known."""
+
+    name: LeafPath
+    module: tuple[str, LeafPath]
+    shape: tuple[int, ...] | None
+    rule: str
+    state: bool = False  # of an optimizer
+
+
+def _forced(plan: Plan, by_rule: dict[str, list[Problem]]) -> set[str]:
+    """Rules that nothing else which is open could replace."""
+    sources, slots = _open_sources(plan.problems), _open_slots(plan)
+    theirs = {n: [m for m, b in enumerate(slots) if _related(a, b)] for n, a in enumerate(sources)}
+    ours = Counter(m for found in theirs.values() for m in found)
+    active = set()
+    for rule, problems in by_rule.items():
+        if not rule or _CHOICE in rule or any(not _giving(p) for p in problems):
+            continue
+        left = [n for n, a in enumerate(sources) if a.rule == rule]
+        right = [m for m, b in enumerate(slots) if b.rule == rule]
+        if rule.startswith("[[map]]"):
+            pairs = [(n, m) for n in left for m in theirs[n]]
+            alone = all(len(theirs[n]) == 1 for n in left) and all(ours[m] == 1 for m in right)
+            inside = sorted(m for _, m in pairs) == sorted(right)
+            if alone and inside and all(_same(sources[n], slots[m]) for n, m in pairs):
+                active.add(rule)
+        elif not any(theirs[n] for n in left) and not any(ours[m] for m in right):
+            active.add(rule)
+    return _whole_modules(active, [*sources, *slots])
+
+
+def _whole_modules(active: set[str], everything: Sequence[_Open]) -> set[str]:
+    """Without rules about modules of which something else is in doubt."""
+    by_module: dict[tuple[str, LeafPath], set[str]] = defaultdict(set)
+    for one in everything:
+        by_module[one.module].add(one.rule)
+    while True:
+        doubtful = {r for rules in by_module.values() if not rules <= active for r in rules}
+        if not doubtful & active:
+            return active
+        active = active - doubtful
+
+
+def _giving(problem: Problem) -> bool:
+    """Whether it only says that something has no counterpart; all else is the user's to decide."""
+    return problem.kind in ("unmatched-source", "unfilled-slot", "ambiguous")
+
+
+def _open_sources(problems: Iterable[Problem]) -> list[_Open]:
+    found = []
+    for p in problems:
+        said = _SOURCE.search(p.message)
+        for path in p.sources[: 1 if said else None]:  # moments go where their parameter goes
+            shape = tuple(int(n) for n in said[1].split(",") if n.strip()) if said else None
+            found.append(_Open(unboxed(path), ("source", unboxed(path)[:-1]), shape, p.rule))
+    return found
+
+
+def _open_slots(plan: Plan) -> list[_Open]:
+    slots = {s.ref: s for s in plan.target.slots}
+    found = []
+    for p in plan.problems:
+        for ref in p.slots:
+            slot = slots[ref]
+            state = slot.collection == "opt_state"
+            module = (f"slot {ref.item}", ref.path[:-1])
+            found.append(_Open(ref.path, module, slot.shape, p.rule, state))
+    return found
+
+
+def _roles(one: _Open) -> frozenset[str]:
+    return ROLES_OF.get(one.name[-1], frozenset()) if one.name else frozenset()
+
+
+def _related(source: _Open, slot: _Open) -> bool:
+    """Whether one could be meant for the other in any way: whole, in part, padded or reshaped."""
+    if source.shape is None or slot.shape is None:
+        return True
+    if slot.state:
+        return False
+    roles = _roles(source), _roles(slot)
+    if all(roles) and not roles[0] & roles[1] and any(r <= _VECTORS for r in roles):
+        return False
+    one, other = source.shape, slot.shape
+    small, big = sorted((prod(one), prod(other)))
+    if small == big or (small > 1 and not big % small):
+        return True
+    return len(one) == len(other) and sum(a != b for a, b in zip(one, other, strict=True)) <= 1
+
+
+def _same(source: _Open, slot: _Open) -> bool:
+    """Whether one can only be the other as it is; axes of length 1 are no difference."""
+    if source.shape is None or slot.shape is None:
+        return False
+    sides = tuple(n for n in source.shape if n > 1)
+    if sides != tuple(n for n in slot.shape if n > 1):
+        return False
+    ours, theirs = source.name[-1:], slot.name[-1:]
+    known = ours == theirs or bool(_roles(source) & _roles(slot))
+    return known and may_pair("".join(ours), "".join(theirs), sides, placed=True)
+
+
+def _inactive(rule: str) -> str:
+    """A rule as comments; of one that is written so already, the words before it are marked."""
+    lines = rule.splitlines()
+    if not all(line.startswith("#") for line in lines):
+        return "\n".join(f"# {line}".rstrip() for line in lines)
+    start = next((n for n, line in enumerate(lines) if line.startswith("# [[")), 0)
+    return "\n".join([*(_comment(line[2:]) for line in lines[:start]), *lines[start:]])
+
+
 def _comment(text: str) -> str:
-    return "\n".join(_lines(text.splitlines() or [""]))
-
-
-def _lines(texts: Iterable[str]) -> Iterable[str]:
-    for text in texts:
-        for line in textwrap.wrap(text, _WIDTH - 2, break_long_words=False) or [""]:
-            yield f"# {line}".rstrip()
+    lines = [
+        line
+        for part in text.splitlines() or [""]
+        for line in textwrap.wrap(part, _WIDTH - 3, break_long_words=False, break_on_hyphens=False)
+        or [""]
+    ]
+    return "\n".join(f"## {line}".rstrip() for line in lines)

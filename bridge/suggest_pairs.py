@@ -14,7 +14,7 @@ from math import prod
 from bridge.match import Candidate
 from bridge.names import ROLES_OF, may_pair, unboxed
 from bridge.rule_text import reshaping
-from bridge.suggest_families import Part, families, likeness, numbers, pair, words
+from bridge.suggest_families import Part, families, first_open, likeness, numbers, pair, words
 from legacy import LeafPath
 
 __all__ = ["Guess", "guess_pairs"]
@@ -120,7 +120,7 @@ class _Guesser:
         def fits(a: Part, b: Part) -> bool:
             ours, theirs = unboxed(a.path), unboxed(b.path)
             names = ours[-1] if ours else "", theirs[-1] if theirs else ""
-            return maypair(*names, (), placed=True) and self._together(a, b)
+            return may_pair(*names, (), placed=True) and self._together(a, b)
 
         sides = []
         for side in (self.left, self.right):
@@ -197,28 +197,38 @@ def _size(c: Candidate) -> Hashable:
 
 def _stacks(many: list[Candidate], one: list[Candidate], op: str) -> list[Guess]:
     """Arrays that differ in one number, and an array that has room for all of them."""
-    families: dict[Hashable, list[list[Candidate]]] = defaultdict(list)
+    alike: dict[Hashable, list[list[Candidate]]] = defaultdict(list)
     for group in families(many).values():
         by_kind: dict[Hashable, list[Candidate]] = defaultdict(list)
         for c in group:
             by_kind[c.collection, c.shape].append(c)
         for kind, members in by_kind.items():
-            if len(members) > 1 and _count_up(members):
-                families[kind].append(members)
+            counted = [members] if _count_up(members) else families(members, first_open).values()
+            alike[kind] += [found for found in counted if len(found) > 1 and _count_up(found)]
     guesses = []
+    tied: dict[tuple[str, ...], tuple[str, ...]] = {}  # the leaves of a layer stay together
+
+    def layer(c: Candidate) -> tuple[str, ...]:
+        return ("many", *first_open(_module(c.path)))
+
     for whole in one:
+        home = ("one", *_module(whole.path))
         for axis, n in enumerate(whole.shape):
             part = (*whole.shape[:axis], *whole.shape[axis + 1 :])
             fits = [
                 f
-                for f in families.get((whole.collection, part), ())
+                for f in alike.get((whole.collection, part), ())
                 if len(f) == n
-                and maypair(unboxed(f[0].path)[-1], unboxed(whole.path)[-1], (), placed=True)
+                and may_pair(unboxed(f[0].path)[-1], unboxed(whole.path)[-1], (), placed=True)
+                and tied.get(layer(f[0]), home) == home
+                and tied.get(home, layer(f[0])) == layer(f[0])
             ]
             if fits:
                 text = "/".join(words(whole.path)).lower()
                 best = max(fits, key=lambda f: likeness("/".join(words(f[0].path)).lower(), text))
-                families[whole.collection, part].remove(best)
+                alike[whole.collection, part].remove(best)
+                if len(home) > 1:
+                    tied[home], tied[layer(best[0])] = layer(best[0]), home
                 how = f'{{op = "{op}", axis = {axis}}}'
                 parts = tuple(best)
                 ours, theirs = (parts, (whole,)) if op == "stack" else ((whole,), parts)

@@ -177,24 +177,24 @@ class SetupParts(nn.Module):
 
     def setup(self):
         self.layers = [nn.Dense(5), nn.Dense(5)]
-        self.heads = {"mean": nn.Dense(5), "logvar": nn.Dense(5)}
+        self.heads = {"mean": nn.Dense(2), "logvar": nn.Dense(3)}
         self.pair = (nn.Dense(5), nn.Dense(5))
         self.nest = [nn.Dense(5), [nn.Dense(5), nn.Dense(5)]]
 
     def __call__(self, x):
         for f in (*self.layers, *self.pair, self.nest[0], *self.nest[1]):
             x = f(x) * 0.3
-        return self.heads["mean"](x) + 2 * self.heads["logvar"](x)
+        return jnp.concatenate([self.heads["mean"](x), self.heads["logvar"](x)], -1)
 
 
 class NewParts(nnx.Module):
     """The same containers with the same names."""
 
     def __init__(self, rngs):
-        def new():
-            return nnx.Linear(5, 5, rngs=rngs)
+        def new(width=5):
+            return nnx.Linear(5, width, rngs=rngs)
 
-        self.heads = nnx.Dict(logvar=new(), mean=new())
+        self.heads = nnx.Dict(logvar=new(3), mean=new(2))
         self.pair = nnx.List([new(), new()])
         self.layers = nnx.List([new(), new()])
         self.nest = nnx.List([new(), nnx.List([new(), new()])])
@@ -202,7 +202,7 @@ class NewParts(nnx.Module):
     def __call__(self, x):
         for f in (*self.layers, *self.pair, self.nest[0], *self.nest[1]):
             x = f(x) * 0.3
-        return self.heads["mean"](x) + 2 * self.heads["logvar"](x)
+        return jnp.concatenate([self.heads["mean"](x), self.heads["logvar"](x)], -1)
 
 
 class Blk(nn.Module):
@@ -255,9 +255,7 @@ def apart(block, x):
 
 def through(block, x):
     """All blocks, one after the other."""
-    return nnx.scan(
-        lambda y, b: b(y), in_axes=(nnx.Carry, 0), out_axes=nnx.Carry
-    )(x, block)
+    return nnx.scan(lambda y, b: b(y), in_axes=(nnx.Carry, 0), out_axes=nnx.Carry)(x, block)
 
 
 SPLIT = {"variable_axes": {"params": 0, "batch_stats": 0}, "split_rngs": {"params": True}}
@@ -699,7 +697,8 @@ ROWS = (
         (X,),
         bare=True,
     ),
-    Row("setup list, dict, tuple", SetupParts, NewParts, (data(3, 5),), gradients=True),
+    Row("setup list, dict, tuple", SetupParts, NewParts, (data(3, 5),), bare=True,
+        gradients=True),
     Row("share_scope", Sharing, lambda r: nnx.Linear(7, 5, rngs=r), (X,), gradients=True),
     Row("Variables of one's own", Own, lambda r: NewOwn(), (X,)),  # noqa: ARG005 - draws nothing
     Row("a collection that became a Param", Own,
@@ -709,11 +708,11 @@ ROWS = (
             lambda r: nnx.Linear(7, 5, rngs=r), (X,))
         for box in (nn.with_partitioning, nn.with_logical_partitioning)
     ),
-    Row("remat", lambda: nn.remat(Blk)(), lambda r: NewBlk(7, r), (X,), gradients=True),
-    Row("jit", lambda: nn.jit(Blk)(), lambda r: NewBlk(7, r), (X,), within=1e-6),
-    Row("vmap", lambda: nn.vmap(Blk, in_axes=0, out_axes=0, **SPLIT)(),
+    Row("remat", nn.remat(Blk), lambda r: NewBlk(7, r), (X,)),
+    Row("jit", nn.jit(Blk), lambda r: NewBlk(7, r), (X,), within=1e-6),
+    Row("vmap", nn.vmap(Blk, in_axes=0, out_axes=0, **SPLIT),
         lambda r: Stacked(5, r, apart), (data(3, 2, 5),)),
-    Row("scan", lambda: Through(), lambda r: Stacked(7, r, through), (X,)),
+    Row("scan", Through, lambda r: Stacked(7, r, through), (X,)),
     Row("attention decoding",
         lambda: nn.MultiHeadDotProductAttention(num_heads=4, decode=True), decoding,
         (data(2, 1, 16),), first=(data(2, 5, 16),), within=1e-6),
@@ -744,7 +743,8 @@ ROWS = (
     half("SimpleCell", Cells(lambda: nn.SimpleCell(4)).linen,
          lambda r: Stepped(nnx.SimpleCell(7, 4, rngs=r)), (data(3, 7, dtype=jnp.bfloat16),),
          codes=("simple-cell",)),
-    wrapped("weight-norm without scale", nn.WeightNorm, nnx.WeightNorm, build={"use_scale": False}, codes=()),
+    wrapped("weight-norm without scale", nn.WeightNorm, nnx.WeightNorm,
+            build={"use_scale": False}, codes=()),
     wrapped("weight-norm of the whole", nn.WeightNorm, nnx.WeightNorm,
             build={"feature_axes": None}),
     wrapped("spectral-norm of three steps", nn.SpectralNorm, nnx.SpectralNorm,

@@ -74,6 +74,9 @@ class Wanted:
         return name_words(self.item)
 
 
+_MOST_PARTS = 64
+"""Models that lie in one params tree are few; what has more entries is one model."""
+
 # -- what there is --------------------------------------------------------------------------------
 
 
@@ -87,7 +90,7 @@ def choices(table: LeafTable, roles: Roles) -> list[Choice]:
     found += [_choice(table, from_copy(roles, g), "copy", g.prefix) for g in copies]
     for params in roles.of("params"):
         names = dict.fromkeys(p[0] for p in params.paths if len(p) > 1)
-        for name in names:
+        for name in names if len(names) <= _MOST_PARTS else ():
             groups = inside(table, roles, params, (*params.prefix, name))
             if groups:
                 found.append(_choice(table, groups, "part", (name,)))

@@ -229,9 +229,13 @@ class _Sheet:
         # numbers are compared over all leaves, paired ones included
         every, slots = list(self.left), [numbered(c.normal) for c in self.right]
         for n, (spell_source, spell_slot, source) in enumerate(_SPELLINGS):
+            if not self.left or not self.right:
+                return
             start = len(self.pairs)
             ours = _groups(self.left, _spelled(spell_source))
             theirs = _groups(self.right, _spelled(spell_slot))
+            if not ours.keys() & theirs.keys():
+                continue
             families = Families((numbered(source(c)) for c in every), slots)
             for key, a in ours.items():
                 b = theirs.get(key, [])

@@ -19,6 +19,7 @@ __all__ = [
     "BOX",
     "Families",
     "is_index",
+    "is_vector",
     "may_pair",
     "normal",
     "numbered",
@@ -100,6 +101,16 @@ def unboxed(path: LeafPath) -> LeafPath:
     ('Dense_0', 'kernel')
     """
     return path[:-1] if len(path) > 1 and path[-1] == BOX else path
+
+
+def is_vector(name: str) -> bool:
+    """Whether leaves of this name are vectors, one number for each feature.
+
+    >>> is_vector("bias"), is_vector("kernel")
+    (True, False)
+    """
+    roles = ROLES_OF.get(name)
+    return roles is not None and roles <= _VECTORS
 
 
 def may_pair(ours: str, theirs: str, shape: tuple[int, ...], *, placed: bool) -> bool:

@@ -18,13 +18,14 @@ from bridge.layer_rules import LAYER_RULES
 from bridge.layer_rules_attention import unsure_qkv
 from bridge.layer_rules_stacks import ordered_stack, unsure_axes
 from bridge.match import Pair, match_leaves, paired, same_paths
-from bridge.rule_text import ignore_rules
+from bridge.names import is_vector
+from bridge.rule_text import ignore_rules, quoted
 from bridge.target import SlotRef
 from bridge.transforms import DropZero
 from bridge.transforms_zero import largest
 from bridge.views import Candidate, Leaf, Sides, leaves_of, parts_of
 from bridge.work import Work
-from legacy import format_path
+from legacy import LeafPath, format_path
 
 __all__ = ["offer_order", "pair", "pair_feed", "seen"]
 
@@ -36,8 +37,10 @@ def pair_feed(work: Work, feed: Feed) -> None:
         work: gets the steps, and a problem where a leaf that has no place is not zero.
         feed: which leaves feed which item.
     """
-    for one in pair(work.open_sources(feed), work.open_slots(feed)):
-        if not lost(work.draft, one):
+    pairs = pair(work.open_sources(feed), work.open_slots(feed))
+    unsure = _turned(work.draft, pairs)
+    for one in pairs:
+        if one not in unsure and not lost(work.draft, one):
             work.draft.add(one.sources, one.slots, one.transforms, one.why)
     offered = offer_order(work.open_sources(feed), work.open_slots(feed))
     if not work.allow_order and offered:
@@ -58,6 +61,42 @@ def pair_feed(work: Work, feed: Feed) -> None:
         paths = [part for leaf in note.leaves for part in parts_of(leaf.key)]
         sources = [path for path in paths if not isinstance(path, SlotRef)]
         work.draft.refuse("unmatched-source", note.message, sources, (), ignore_rules(sources))
+
+
+def _turned(draft: Draft, pairs: Iterable[Pair]) -> list[Pair]:
+    """Refuse stacks whose layers may lie along another axis than the model's, for all one sees.
+
+    ``nn.scan`` stacks along any axis. Where the number of layers is the width of every array in
+    the stack, each axis fits as well as the first.
+    """
+    stacks: dict[LeafPath, list[Pair]] = {}
+    for one in pairs:
+        if one.why == "unique" and not one.transforms:
+            stacks.setdefault(one.source[:-2], []).append(one)
+    unsure = []
+    for path, found in stacks.items():
+        shapes = [draft.table[one.source].shape for one in found]
+        vectors = [
+            len(s) for one, s in zip(found, shapes, strict=True) if is_vector(one.source[-1])
+        ]
+        # a bias with an axis more than a bias has is one of many
+        if max(vectors, default=0) < 2 or not all(s and s[0] in s[1:] for s in shapes):  # noqa: PLR2004
+            continue
+        n = shapes[0][0]
+        unsure += found
+        draft.refuse(
+            "ambiguous",
+            f"{format_path(path)} is a stack of {n} layers, and every array in it has {n} along "
+            "more than one axis, so nothing proves along which the layers lie: map it by rules, "
+            "with transforms where the axes differ, or give the Linen module",
+            [one.source for one in found],
+            [one.slot for one in found],
+            "\n\n".join(
+                f"[[map]]\nfrom = {quoted(one.source)}\nto = {quoted(one.slot.path)}"
+                for one in found
+            ),
+        )
+    return unsure
 
 
 def lost(draft: Draft, one: Pair) -> bool:

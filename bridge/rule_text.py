@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
+from itertools import permutations
 from math import prod
 
 from bridge.target import Slot, SlotRef
@@ -41,6 +42,10 @@ def reshaping(ours: tuple[int, ...], theirs: tuple[int, ...]) -> str:
     """The transform that makes one shape of another, as TOML; empty when there is none."""
     if len(ours) == 2 and ours[::-1] == theirs:  # noqa: PLR2004 - a matrix
         return '{op = "transpose", axes = [1, 0]}'
+    if len(ours) == len(theirs) > 1 and sorted(ours) == sorted(theirs):
+        # axes in another order: a reshape would scramble them
+        axes = [p for p in permutations(range(len(ours))) if tuple(ours[n] for n in p) == theirs]
+        return f'{{op = "transpose", axes = {list(axes[0])}}}' if len(axes) == 1 else ""
     if prod(ours) == prod(theirs):
         return f'{{op = "reshape", shape = {list(theirs)}}}'
     return ""

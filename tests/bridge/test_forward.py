@@ -12,7 +12,7 @@ from twin_cases import CNN_NAMES, IMAGES, LinenCNN, make_cnn, random_variables, 
 
 import bridge
 import legacy
-from bridge.errors import BridgeError
+from bridge.errors import BridgeError, TargetError
 from bridge.forward import forward_check
 from bridge.parting import part
 from bridge.probe import Probe
@@ -211,8 +211,8 @@ def test_several_models_are_each_compared_with_their_own(tmp_path):
     checkpoint = legacy.open(path)
     plan = bridge.plan(checkpoint, model=model)
     linen = {"actor": nn.Dense(2), "critic": nn.Sequential([nn.Dense(2)])}
-    with pytest.raises(BridgeError, match="sample_input is one for the items actor, critic"):
-        forward_check(checkpoint, plan, model=model, linen=linen, sample_input=X)
+    with pytest.raises(TargetError, match="linen= is one for the items actor, critic"):
+        forward_check(checkpoint, plan, model=model, linen=nn.Dense(2), sample_input=X)
     sample = dict.fromkeys(trees, X)
     with pytest.raises(BridgeError, match="not the one whose variables"):
         forward_check(checkpoint, plan, model=model, linen=linen, sample_input=sample)

@@ -458,7 +458,7 @@ PAIRS = {
         Listed(), lambda r: NewListed(r, "steps"), twelve("steps"), alone=UNSURE
     ),
     "dict": Pair(Heads(), NewHeads, lambda p: {"heads": {
-        "mean": p["heads_mean"], "logvar": p["heads_logvar"]}}, alone=UNSURE),
+        "mean": p["heads_mean"], "logvar": p["heads_logvar"]}}),
     "dict renamed": Pair(Heads(), RenamedHeads, lambda p: {
         "location": p["heads_mean"], "log_scale": p["heads_logvar"]}, alone=UNSURE),
     "shared": Pair(Shared(), NewShared, lambda p: {

@@ -25,8 +25,8 @@ LEGACY = """
 BRIDGE = """
     BridgeError CastRule Converted Diff Difference Empty Ignore Ignored Init Initialised
     LeafDifference Map OutputExists Plan PlanMismatch PlanProblems Probe Problem Restored RuleError
-    Rules Slot SlotRef Step Target TargetError TransformError Verdict VerifyFailed WriteFailed convert
-    describe diff errors plan restore transforms verify
+    Rules Slot SlotRef Step Target TargetError TransformError Verdict VerifyFailed WriteFailed
+    convert describe diff errors plan restore transforms verify
 """.split()
 
 # what scripts outside the project call; a keyword here is a promise

@@ -125,9 +125,7 @@ class Plan:
             PlanProblems: there are problems; ``.problems`` has all of them.
         """
         if self.problems:
-            from bridge.report_problems import problem_lines  # noqa: PLC0415 - it needs Problem
-
-            shown = "\n".join(problem_lines(self.problems, 100))
+            shown = "\n".join(str(p) for p in self.problems)
             raise PlanProblems(
                 f"{len(self.problems)} problem(s), so nothing is written:\n{shown}",
                 problems=self.problems,

@@ -4,4 +4,12 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 scripts/setup.sh
 export JAX_PLATFORMS=cpu
-exec "${VENV:-.venv}/bin/python" -m pytest -q "$@"
+python="${VENV:-.venv}/bin/python"
+if [[ $* == *tests/* ]]; then
+  exec "$python" -m pytest -q "$@"
+fi
+# the pairs of models compile hundreds of programs, which stay in memory: a process of their own
+failed=0
+"$python" -m pytest -q --ignore tests/pairs "$@" || failed=1
+"$python" -m pytest -q tests/pairs "$@" || failed=1
+exit "$failed"

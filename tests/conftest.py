@@ -1,28 +1,12 @@
-"""``--sample N``: of the long tables of cases only every Nth, for a second set of releases.
+"""``--sample N``: of the cases of each test function only every Nth, for a second set of releases.
 
-The newest releases run everything. The oldest run every test function too, but of a table of a
-hundred cases that differ in their input alone a part is enough to show that the releases serve.
+The newest releases run everything. The oldest run every test function too, but of a hundred cases
+that differ in their input alone a part is enough to show that the releases serve.
 """
 
 from __future__ import annotations
 
 import pytest
-
-TABLES = frozenset(
-    {
-        "test_dataflow_properties",
-        "test_eras",
-        "test_fingerprint",
-        "test_layer_table",
-        "test_optimizers",
-        "test_optimizers_moved",
-        "test_pairs",
-        "test_several_tonnx",
-        "test_structures",
-        "test_training",
-    }
-)
-
 
 def pytest_addoption(parser):
     parser.addoption(
@@ -30,7 +14,7 @@ def pytest_addoption(parser):
         type=int,
         default=1,
         metavar="N",
-        help="of the cases of each test function in the long tables run every Nth",
+        help="of the cases of each test function run every Nth",
     )
 
 
@@ -41,7 +25,7 @@ def pytest_collection_modifyitems(config, items):
     seen: dict[object, int] = {}
     kept, left = [], []
     for item in items:
-        if item.path.stem not in TABLES or not isinstance(item, pytest.Function):
+        if not isinstance(item, pytest.Function):
             kept.append(item)
             continue
         n = seen[item.path, item.originalname] = seen.get((item.path, item.originalname), -1) + 1

@@ -115,7 +115,9 @@ def note_transforms(draft: Draft, ours: Arrays, params: Mapped) -> None:
         held = [h for h, below in ours.items() if any(params.rel[p] in below for p in step.sources)]
         if held and any(t.joins or t.splits for t in step.transforms):
             draft.notes.append(PER_TENSOR)
-        if any(h[-1] == "nu" for h in held) and any(isinstance(t, Scale) for t in step.transforms):
+        if any(h[-1:] == ("nu",) for h in held) and any(
+            isinstance(t, Scale) for t in step.transforms
+        ):
             draft.notes.append(_INFINITY_NORM)
 
 

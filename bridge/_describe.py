@@ -23,7 +23,7 @@ from bridge.items import gather
 from bridge.spec import resolve
 from bridge.target import Empty, Slot, Target
 
-__all__ = ["Place", "describe", "places", "resolve", "target_of"]
+__all__ = ["Place", "describe", "described", "places", "resolve", "target_of"]
 
 _OWN_COLLECTIONS: tuple[tuple[type[Any], str], ...] = (
     (nnx.OptState, "opt_state"),
@@ -67,7 +67,17 @@ def describe(model: Any, tx: Any = None) -> Target:
     >>> [(str(slot.ref), slot.variable_type) for slot in target.slots]
     [('model:bias', 'Param'), ('model:kernel', 'Param'), ('optimizer:step', 'OptState')]
     """
-    target = target_of(gather(model, tx).objects)
+    return described(gather(model, tx).objects, model)
+
+
+def described(objects: Mapping[str, Any], model: Any) -> Target:
+    """The target of objects that have been traced already, with the constants of the model.
+
+    Args:
+        objects: :attr:`bridge.items.Items.objects` of the model.
+        model: see :func:`describe`.
+    """
+    target = target_of(objects)
     if not any(slot.may_be_constant for slot in target.slots):
         return target
     values = constants(model)

@@ -123,17 +123,19 @@ def restore(
         "linen": linen,
         "sample_input": sample_input,
         "methods": methods,
-        "allow_order": allow_order or None,
-        "rngs": None if rngs == "keep" else rngs,
         "at": at,
     }
     if plan is None:
         from bridge.planning import plan as make_plan  # noqa: PLC0415 - not for stored plans
 
-        words["allow_order"] = allow_order
-        words["rngs"] = rngs
-        plan = make_plan(checkpoint, model=model, tx=tx, seed=seed, **words)
-    elif given := [name for name, word in words.items() if word is not None]:
+        plan = make_plan(
+            checkpoint, model=model, tx=tx, seed=seed, allow_order=allow_order, rngs=rngs, **words
+        )
+    elif given := [
+        *(name for name, word in words.items() if word is not None),
+        *(["allow_order"] if allow_order else []),
+        *(["rngs"] if rngs != "keep" else []),
+    ]:
         raise BridgeError(
             f"plan= says where everything goes, so {', '.join(given)}= would not be used. Give "
             "one or the other."

@@ -146,13 +146,13 @@ def mode_of(
         args: the positional arguments that are given.
         train: whether it is training mode.
     """
-    parameters = list(inspect.signature(function).parameters.values())
-    by_position = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    open_ones = {p.name for p in by_position[len(args) :]}
+    parameters = inspect.signature(function).parameters.values()
+    by_position = _positions(function)
+    open_ones = {*by_position[len(args) :]}
     open_ones |= {p.name for p in parameters if p.kind is p.KEYWORD_ONLY}
     mode = dict.fromkeys(open_ones & _TRAINING, train)
     mode |= dict.fromkeys(open_ones & _EVALUATION, not train)
-    return mode, tuple(p.name for p in by_position[: len(args)])
+    return mode, tuple(by_position[: len(args)])
 
 
 def in_mode(

@@ -158,7 +158,7 @@ def _refuse_leaf(args: argparse.Namespace, runs: tuple[Any, ...]) -> None:
 def _plan(args: argparse.Namespace) -> int:
     from bridge import planning, report  # noqa: PLC0415
 
-    running = _running(args)  # a typo in --input is seen before the models are imported
+    running = _running(args)
     model, tx = _target(args)
     if args.save_target:
         from bridge._describe import describe  # noqa: PLC0415
@@ -250,6 +250,7 @@ def _report_failure(args: argparse.Namespace, outcome: Any) -> None:
 def _verify(args: argparse.Namespace) -> int:
     from bridge import report, verify  # noqa: PLC0415
 
+    sample = _sample(args)  # a typo in --input is seen before the models are imported
     verdict = verify(
         args.src,
         args.dst,
@@ -259,7 +260,7 @@ def _verify(args: argparse.Namespace) -> int:
         model=_object(args.model),
         tx=_object(args.tx),
         linen=_object(args.linen),
-        sample_input=_sample(args),
+        sample_input=sample,
         methods=args.method,
         train_steps=args.steps,
     )
@@ -316,9 +317,10 @@ def _object(name: str | None) -> Any:
 
 def _running(args: argparse.Namespace) -> dict[str, Any]:
     """The arguments of a plan that say how both models are run."""
+    sample = _sample(args)  # a typo in --input is seen before the models are imported
     return {
         "linen": _object(args.linen),
-        "sample_input": _sample(args),
+        "sample_input": sample,
         "methods": args.method,
         "allow_order": args.allow_order,
         "rngs": args.rngs,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
@@ -18,6 +17,7 @@ from bridge.fingerprint_state import Given, Level, State
 from bridge.fingerprint_verify import verified
 from bridge.proof import Proof
 from legacy import format_path
+from legacy.leaves import natural_key
 
 __all__ = ["Given", "Search"]
 
@@ -273,8 +273,7 @@ def _parted(moved: Sequence[Path]) -> str:
 
 
 def _natural(unit: Unit) -> tuple[Any, ...]:
-    parts = [re.split(r"(\d+)", p) for p in unit.path]
-    return ([[(int(x), "") if x.isdigit() else (-1, x) for x in p] for p in parts], unit.piece)
+    return natural_key(unit.path), unit.piece
 
 
 def _listed(units: Sequence[Unit] | Sequence[Path]) -> str:

@@ -26,15 +26,16 @@ from bridge.calls import (
     outputs_of,
     quiet,
     shapes_text,
+    taken,
     tied,
     trains,
 )
 from bridge.errors import BridgeError, TargetError
 from bridge.probe import Probe
 from bridge.spec import resolve
-from legacy import LeafPath, format_path
+from legacy import LeafPath, LeafTable, format_path
 
-__all__ = ["linen_model", "linen_of", "linen_variables", "settled", "takes"]
+__all__ = ["leaf_specs", "linen_model", "linen_of", "linen_variables", "settled", "takes"]
 
 _SEEN = 4
 """Names that fit into one line of an error."""
@@ -71,9 +72,8 @@ def takes(module: Any, probe: Probe) -> bool:
     >>> takes(linen.Dense(3), Probe(kwargs={"image": 1}))
     False
     """
-    parameters = inspect.signature(_method(type(linen_of(module)), probe.method)).parameters
-    open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-    return open_ended or set(probe.kwargs) <= set(parameters)
+    function = _method(type(linen_of(module)), probe.method)
+    return len(taken(function, probe.kwargs)) == len(probe.kwargs)
 
 
 def settled(module: Any, probe: Probe) -> Probe:
@@ -108,6 +108,22 @@ def _method(kind: type[Any], method: Any) -> Any:
     return getattr(kind, method) if isinstance(method, str) else method
 
 
+def leaf_specs(
+    table: LeafTable, full: Mapping[LeafPath, LeafPath]
+) -> dict[LeafPath, tuple[tuple[int, ...], str]]:
+    """Shape and dtype name by variable path, of the leaves that hold arrays.
+
+    Args:
+        table: the leaves of a checkpoint.
+        full: the path in it of each variable path.
+    """
+    return {
+        path: (leaf.shape, leaf.dtype.name)
+        for path, place in full.items()
+        if (leaf := table[place]).dtype is not None and leaf.kind != "unreadable"
+    }
+
+
 def linen_model(
     module: Any, probes: Iterable[Probe], leaves: Mapping[LeafPath, tuple[tuple[int, ...], str]]
 ) -> Model:
@@ -116,7 +132,7 @@ def linen_model(
     Args:
         module: the ``flax.linen`` module; it is traced abstractly to learn its variables.
         probes: how it is called.
-        leaves: shape and dtype name by variable path (collection first), of the checkpoint.
+        leaves: see :func:`leaf_specs`.
 
     Returns:
         The model; ``specs`` has the checkpoint's spelling of each path.

@@ -144,8 +144,7 @@ def may_pair(ours: str, theirs: str, shape: tuple[int, ...], *, placed: bool) ->
         return False
     if placed or (mine is not None and other is not None):
         return True
-    vector = any(role is not None and role <= _VECTORS for role in (mine, other))
-    return len(shape) > 1 and not vector
+    return len(shape) > 1 and not (is_vector(ours) or is_vector(theirs))
 
 
 class Families:

@@ -105,9 +105,7 @@ def plan(
         from bridge.orbax_transforms import from_orbax  # noqa: PLC0415 - rarely used
 
         given = Rules((*given.rules, *from_orbax(transforms).rules))
-    target = None if model is None else _target(model, tx)
-    if target is None and tx is not None:
-        raise TargetError("tx= was given without model=: an nnx.Optimizer needs its model.")
+    target, objects = _target(model, tx)
     work = _work(checkpoint, target, given, at, seed)
     work.allow_order = allow_order
     work.rngs = checked_policy(rngs)
@@ -115,11 +113,10 @@ def plan(
     running = _given(model, linen, sample_input, methods)
     _fill(work, given, running)
     made = _finished(work, checkpoint)
-    if target is not None and not isinstance(model, Target):
-        from bridge.items import gather  # noqa: PLC0415 - loads jax
+    if objects:
         from bridge.target_traps import target_warnings  # noqa: PLC0415 - loads jax
 
-        traps = target_warnings(gather(model, tx).objects, made.steps)
+        traps = target_warnings(objects, made.steps)
         # the optimizer is known, so what it does tensor by tensor is said exactly
         told = (w for w in made.warnings if w != PER_TENSOR)
         made = replace(made, warnings=(*told, *traps))
@@ -193,17 +190,24 @@ def _refuse_unreadable(draft: Draft) -> None:
             draft.refuse("loss", text, [path], (), ignore_rules([path]))
 
 
-def _target(model: Any, tx: Any) -> Target:
+def _target(model: Any, tx: Any) -> tuple[Target | None, Mapping[str, Any]]:
+    """The target, and the abstract objects that it describes, where there are any."""
+    if model is None:
+        if tx is not None:
+            raise TargetError("tx= was given without model=: an nnx.Optimizer needs its model.")
+        return None, {}
     if isinstance(model, Target):
         if tx is not None:
             raise TargetError(
                 "tx= was given with a target spec, which has the slots of its optimizer already. "
                 "Leave tx away, or give the model's factory instead of the spec."
             )
-        return model
-    from bridge._describe import describe  # noqa: PLC0415 - loads jax, which a spec does not need
+        return model, {}
+    from bridge._describe import described  # noqa: PLC0415 - loads jax, which a spec does not need
+    from bridge.items import gather  # noqa: PLC0415 - likewise
 
-    return describe(model, tx)
+    objects = gather(model, tx).objects
+    return described(objects, model), objects
 
 
 def _work(checkpoint: Checkpoint, target: Target | None, rules: Rules, at: At, seed: int) -> Work:

@@ -8,29 +8,67 @@ function from arrays by path to outputs. The two sides are in :mod:`bridge.linen
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 import jax
 
 from bridge.calls import Call, Called, Model, Name, shapes_text, tied
-from bridge.linen_calls import linen_model, linen_of, linen_variables, settled, takes
+from bridge.errors import BridgeError
+from bridge.linen_calls import (
+    leaf_specs,
+    linen_model,
+    linen_of,
+    linen_variables,
+    settled,
+    takes,
+)
 from bridge.nnx_calls import nnx_model
-from bridge.probe import Probe
+from bridge.probe import Probe, probes_of
 
 __all__ = [
     "Call",
     "Called",
     "Model",
     "Probe",
+    "leaf_specs",
     "linen_model",
     "linen_of",
     "linen_variables",
     "nnx_model",
-    "settled",
+    "probes_for",
+    "require_calls",
     "takes",
     "tied",
     "trouble",
     "unlike",
 ]
+
+
+def probes_for(module: Any, sample_input: Any, methods: Any) -> tuple[Probe, ...]:
+    """A user's sample input as probes of a Linen module.
+
+    Args:
+        module: the Linen module.
+        sample_input: see :func:`bridge.probe.probes_of`.
+        methods: see the same.
+    """
+    return tuple(settled(module, probe) for probe in probes_of(sample_input, methods))
+
+
+def require_calls(*models: Model) -> None:
+    """Refuse models that cannot be called with their probes.
+
+    Raises:
+        BridgeError: names every call that fails.
+    """
+    told = [t for model in models for call in model.calls if (t := trouble(model, call))]
+    if told:
+        raise BridgeError(
+            "the models cannot be called with the sample input:\n  "
+            + "\n  ".join(told)
+            + "\nWhere the two take different arguments, give "
+            "bridge.Probe(args, kwargs, nnx_args=..., nnx_kwargs=..., nnx_method=...)."
+        )
 
 
 def trouble(model: Model, call: Call) -> str:

@@ -17,7 +17,7 @@ from bridge.errors import BridgeError, TransformError
 from bridge.feeds import Feed
 from bridge.match import Pair, match
 from bridge.pairing import lost
-from bridge.probe import Probe, by_item, probes_of
+from bridge.probe import Probe, by_item
 from bridge.proof import Pairing, Proof
 from bridge.roles import PARAMS
 from bridge.target import SlotPath
@@ -75,6 +75,8 @@ def prove(work: Work, given: Given) -> None:
         BridgeError: a module cannot be traced, or is not the one of the checkpoint.
         TargetError: it is not clear which module belongs to which item.
     """
+    from bridge.probes import probes_for  # noqa: PLC0415 - loads jax
+
     items = [f.item for f in work.feeds if f.groups]
     modules = by_item(given.linen, items, "linen=")
     inputs = by_item(given.sample_input, tuple(modules), "sample_input=", shared=True)
@@ -85,14 +87,8 @@ def prove(work: Work, given: Given) -> None:
                     f"linen= was given for item {feed.item!r} without sample_input=: how is it "
                     "called? Give an example input (or its shape, a jax.ShapeDtypeStruct)."
                 )
-            probes = _probes(inputs[feed.item], given.methods, modules[feed.item])
+            probes = probes_for(modules[feed.item], inputs[feed.item], given.methods)
             _Prover(work, feed, modules[feed.item], given.makers[feed.item], probes).prove()
-
-
-def _probes(sample: Any, methods: Any, module: Any) -> tuple[Probe, ...]:
-    from bridge.probes import settled  # noqa: PLC0415 - loads jax
-
-    return tuple(settled(module, probe) for probe in probes_of(sample, methods))
 
 
 class _Prover:
@@ -189,23 +185,18 @@ class _Prover:
         Raises:
             BridgeError: a probe of the user's cannot.
         """
-        from bridge.probes import linen_model, nnx_model, trouble  # noqa: PLC0415 - loads jax
+        from bridge.probes import (  # noqa: PLC0415 - loads jax
+            leaf_specs,
+            linen_model,
+            nnx_model,
+            require_calls,
+            trouble,
+        )
 
-        leaves = {
-            path: (leaf.shape, leaf.dtype.name)
-            for path, full in self.full.items()
-            if (leaf := self.work.table[full]).dtype is not None and leaf.kind != "unreadable"
-        }
+        leaves = leaf_specs(self.work.table, self.full)
         ours = linen_model(self.linen, self.probes, leaves)
         theirs = nnx_model(self.make, self.probes, self.slots)
-        told = [t for model in (ours, theirs) for c in model.calls if (t := trouble(model, c))]
-        if told:
-            raise BridgeError(
-                "the models cannot be called with the sample input:\n  "
-                + "\n  ".join(told)
-                + "\nWhere the two take different arguments, give "
-                "bridge.Probe(args, kwargs, nnx_args=..., nnx_kwargs=..., nnx_method=...)."
-            )
+        require_calls(ours, theirs)
         # batch statistics move in training mode only, and so does what dropout hides
         train = replace(self.probes[0], train=True)
         if self.probes[0].train or not any(g.collection != PARAMS for g in self.feed.groups):

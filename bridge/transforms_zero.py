@@ -24,8 +24,34 @@ def largest(array: Array) -> float:
     return float(np.max(np.abs(array.astype(np.float64, copy=False))))
 
 
+class _WithoutLast(Transform):
+    """All arrays but the last."""
+
+    __slots__ = ()
+
+    def _counts(self) -> tuple[bool, bool]:
+        return True, False
+
+    def _infer(self, specs: tuple[Spec, ...]) -> tuple[Spec, ...]:
+        if len(specs) < 2:  # noqa: PLR2004 - one to keep and one to drop
+            raise self.refuse(f"takes two arrays or more, got {len(specs)} ({show(specs)}).")
+        return specs[:-1]
+
+    def _apply(self, arrays: tuple[Array, ...]) -> tuple[Array, ...]:
+        self._infer(tuple(Spec.of(a) for a in arrays))
+        self._check(arrays)
+        return arrays[:-1]
+
+    def _check(self, arrays: tuple[Array, ...]) -> None:  # noqa: ARG002 - most may be dropped
+        """Look at what is left behind; raise :class:`TransformError` when it must not be."""
+        return
+
+    def _inverse(self, specs: Sequence[Spec]) -> Transform:  # noqa: ARG002 - none at all
+        raise self.lossy()
+
+
 @dataclass(frozen=True, slots=True)
-class DropZero(Transform):
+class DropZero(_WithoutLast):
     """Leave the last array behind, which must be all zeros.
 
     Linen's ``GRUCell`` has a bias (``hn/bias``) that ``nnx.GRUCell`` does not have. Zeros there
@@ -39,19 +65,10 @@ class DropZero(Transform):
 
     op: ClassVar[str] = "drop_zero"
 
-    def _counts(self) -> tuple[bool, bool]:
-        return True, False
-
     def _loss(self) -> str | None:
         return "the last array, which is all zeros, is left behind"
 
-    def _infer(self, specs: tuple[Spec, ...]) -> tuple[Spec, ...]:
-        if len(specs) < 2:  # noqa: PLR2004 - one to keep and one to drop
-            raise self.refuse(f"takes two arrays or more, got {len(specs)} ({show(specs)}).")
-        return specs[:-1]
-
-    def _apply(self, arrays: tuple[Array, ...]) -> tuple[Array, ...]:
-        self._infer(tuple(Spec.of(a) for a in arrays))
+    def _check(self, arrays: tuple[Array, ...]) -> None:
         most = largest(arrays[-1])
         if most != 0:
             raise self.refuse(
@@ -59,17 +76,13 @@ class DropZero(Transform):
                 f"model and is not zero: its largest value is {most:g}. Accept the loss with an "
                 "`ignore` rule, or map it to a model that has a place for it."
             )
-        return arrays[:-1]
-
-    def _inverse(self, specs: Sequence[Spec]) -> Transform:  # noqa: ARG002 - none at all
-        raise self.lossy()
 
     def _for_moment(self, order: int) -> Transform:  # noqa: ARG002 - the same for all
         return Drop()
 
 
 @dataclass(frozen=True, slots=True)
-class Drop(Transform):
+class Drop(_WithoutLast):
     """Leave the last array behind: the moment of a parameter that :class:`DropZero` left behind.
 
     >>> Drop().apply([np.ones(2), np.full(2, 7.0)])
@@ -78,20 +91,5 @@ class Drop(Transform):
 
     op: ClassVar[str] = "drop"
 
-    def _counts(self) -> tuple[bool, bool]:
-        return True, False
-
     def _loss(self) -> str | None:
         return "the last array is left behind"
-
-    def _infer(self, specs: tuple[Spec, ...]) -> tuple[Spec, ...]:
-        if len(specs) < 2:  # noqa: PLR2004 - one to keep and one to drop
-            raise self.refuse(f"takes two arrays or more, got {len(specs)} ({show(specs)}).")
-        return specs[:-1]
-
-    def _apply(self, arrays: tuple[Array, ...]) -> tuple[Array, ...]:
-        self._infer(tuple(Spec.of(a) for a in arrays))
-        return arrays[:-1]
-
-    def _inverse(self, specs: Sequence[Spec]) -> Transform:  # noqa: ARG002 - none at all
-        raise self.lossy()

@@ -23,8 +23,16 @@ from bridge.claims import canonical
 from bridge.errors import BridgeError
 from bridge.feeds import feeds, model_items
 from bridge.items import live
-from bridge.probe import Probe, by_item, probes_of
-from bridge.probes import Model, linen_model, linen_of, nnx_model, settled, trouble
+from bridge.probe import Probe, by_item
+from bridge.probes import (
+    Model,
+    leaf_specs,
+    linen_model,
+    linen_of,
+    nnx_model,
+    probes_for,
+    require_calls,
+)
 from bridge.roles import find_roles
 from bridge.target import SlotPath, SlotRef
 from legacy import Checkpoint, LeafPath, LeafTable, format_path
@@ -67,22 +75,10 @@ class Twin:
             BridgeError: one of them cannot be called with the sample input, or the Linen module
                 is not that of the checkpoint.
         """
-        leaves = {
-            path: (leaf.shape, leaf.dtype.name)
-            for path, full in self.full.items()
-            if (leaf := table[full]).dtype is not None and leaf.kind != "unreadable"
-        }
         probes = (replace(self.probes[0], train=True),) if train else self.probes
-        ours = linen_model(self.linen, probes, leaves)
+        ours = linen_model(self.linen, probes, leaf_specs(table, self.full))
         theirs = nnx_model(self.make, probes, self.slots)
-        told = [t for model in (ours, theirs) for c in model.calls if (t := trouble(model, c))]
-        if told:
-            raise BridgeError(
-                "the models cannot be called with the sample input:\n  "
-                + "\n  ".join(told)
-                + "\nWhere the two take different arguments, give "
-                "bridge.Probe(args, kwargs, nnx_args=..., nnx_kwargs=..., nnx_method=...)."
-            )
+        require_calls(ours, theirs)
         return ours, theirs
 
     def linen_values(self, table: LeafTable, paths: Iterable[LeafPath]) -> dict[LeafPath, Any]:
@@ -142,15 +138,11 @@ def twins(
             for s in plan.target.slots
             if s.item == item and s.collection != _OPT_STATE
         )
-        probes = _probes(inputs[item], methods, module)
+        probes = probes_for(module, inputs[item], methods)
         full = _variables(table, plan, item, steps)
         made = linen_of(module)
         found.append(Twin(item, items[item], full, made, makers[item], probes, steps, slots))
     return tuple(found)
-
-
-def _probes(sample: Any, methods: Any, module: Any) -> tuple[Probe, ...]:
-    return tuple(settled(module, probe) for probe in probes_of(sample, methods))
 
 
 def _steps_of(plan: Plan, item: str) -> tuple[Step, ...]:

@@ -16,6 +16,8 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import numpy as np
+
 from bridge.fingerprint_lift import is_float
 from bridge.fingerprint_readings import Path
 from bridge.fingerprint_run import Runner, Unrunnable, inputs_of
@@ -40,6 +42,7 @@ def fingerprint(
     *,
     fixed: Sequence[Pairing] = (),
     hints: Sequence[Pairing] = (),
+    initial: Mapping[SlotPath, Any] | None = None,
     seed: int = 0,
 ) -> Proof:
     """Pair the leaves of two models by what they do.
@@ -51,11 +54,13 @@ def fingerprint(
             is no parameter. Such a slot may be fed by a leaf, or be a constant that none feeds.
         fixed: pairings that are settled; they are taken as true and are not in the result.
         hints: pairings by name; they only choose between what cannot be told apart.
+        initial: the arrays that rules put into slots; no leaf is paired with those.
         seed: for the random numbers; the same seed gives the same result.
 
     Returns:
         What was found. ``pairings`` may be believed when ``verified``.
     """
+    start = {p: _wide(x) for p, x in (initial or {}).items() if p in nnx.specs}
     big = 4 * sum(_bytes(m) for m in (linen, nnx)) / 2
     if big > _MOST_BYTES:
         return Proof("fingerprint", warnings=(_too_big(f"{big / 1e9:.1f} GB of numbers"),))
@@ -66,7 +71,7 @@ def fingerprint(
     ]
     ours = Runner(linen, inputs[0])
     best: Proof | None = None
-    for constant in _constants(linen, nnx, kinds, fixed):
+    for constant in _constants(linen, nnx, kinds, (*fixed, Pairing((), tuple(start)))):
         theirs = Runner(nnx, inputs[1], constant, ours.wide)
         if ours.wide and not theirs.wide:  # constants are to be rounded in both or in none
             ours = Runner(linen, inputs[0], wide=False)
@@ -76,7 +81,7 @@ def fingerprint(
         work = max(ours.work, theirs.work)
         if work > _MOST_WORK:
             return Proof("fingerprint", warnings=(_too_big(f"{work:.0e} operations a call"),))
-        given = Given(ours, theirs, kinds, tuple(fixed), tuple(hints), rng)
+        given = Given(ours, theirs, kinds, tuple(fixed), tuple(hints), start, rng)
         try:
             proof = Search(given, _compile).proof()
         except Unrunnable as error:
@@ -92,6 +97,14 @@ def fingerprint(
 
 def _rank(proof: Proof) -> tuple[bool, bool, int, float]:
     return proof.verified, proof.same, len(proof.pairings), -proof.apart
+
+
+def _wide(x: Any) -> np.ndarray[Any, Any]:
+    """An array as the models get it: floats in float64, which is what they are run in."""
+    array = np.asarray(x)
+    if is_float(array.dtype):
+        return array.astype(np.complex128 if np.iscomplexobj(array) else np.float64)
+    return array
 
 
 def _compile(jobs: Sequence[tuple[Runner, Any, Any]]) -> None:

@@ -52,6 +52,7 @@ class Given:
         kinds: of the slots.
         fixed: pairings that are settled.
         hints: pairings by name.
+        initial: what rules put into slots that no leaf feeds.
         rng: random numbers by name.
     """
 
@@ -60,6 +61,7 @@ class Given:
     kinds: Mapping[SlotPath, str]
     fixed: tuple[Pairing, ...]
     hints: tuple[Pairing, ...]
+    initial: Mapping[Path, Array]
     rng: Random
 
 
@@ -87,6 +89,7 @@ class State:
     def __post_init__(self) -> None:
         used = {p for pairing in self.given.fixed for p in pairing.sources}
         filled = {p for pairing in self.given.fixed for p in pairing.slots}
+        filled |= self.given.initial.keys()
         self.linen: Leaves = _shapes(self.given.linen, used)
         self.nnx: Leaves = _shapes(self.given.nnx, filled)
         self.ours, self.theirs = options(
@@ -183,9 +186,11 @@ class State:
     def _typed(runner: Runner, values: Values) -> Values:
         specs = runner.model.specs
         full = {p: values[p].astype(np.complex128) * (1 + 0.5j)
-                if np.issubdtype(specs[p].dtype, np.complexfloating) else values[p]
+                if np.issubdtype(specs[p].dtype, np.complexfloating)
+                and not np.iscomplexobj(values[p]) else values[p]
                 for p in runner.floats}  # fmt: skip
-        return full | {p: np.ones(specs[p].shape, specs[p].dtype) for p in runner.others}
+        return full | {p: np.asarray(values.get(p, np.ones(specs[p].shape)), specs[p].dtype)
+                       for p in runner.others}  # fmt: skip
 
 
 def _picked(
@@ -212,7 +217,7 @@ def settled(given: Given, classes: Classes, name: str = "own") -> tuple[Values, 
         name: for other numbers another name.
     """
     ours: Values = {}
-    theirs: Values = {}
+    theirs: Values = dict(given.initial)
     for pairing in given.fixed:
         arrays = []
         for path in pairing.sources:
@@ -222,6 +227,8 @@ def settled(given: Given, classes: Classes, name: str = "own") -> tuple[Values, 
             coarse = (flat.astype(np.float32).view(np.uint32) & 0xFFFF0000).view(np.float32)
             arrays.append(coarse.astype(np.float64).reshape(spec.shape))
         ours |= dict(zip(pairing.sources, arrays, strict=True))
+        if not pairing.slots or not pairing.sources:  # ignored; initialised
+            continue
         made = apply_all(pairing.transforms, arrays)
         if len(made) == 1 and len(pairing.slots) > 1:
             made = made * len(pairing.slots)

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from bridge.apply import initial_value
 from bridge.claims import canonical
 from bridge.draft import Draft, spec_of
 from bridge.errors import BridgeError, TransformError
@@ -160,12 +161,13 @@ class _Prover:
         told: tuple[str, ...] = ()
         apart = 0.0
         try:
-            found = fingerprint(ours, theirs, kinds, seed=self.work.seed, **words)
+            run = {**words, "initial": self._initial(), "seed": self.work.seed}
+            found = fingerprint(ours, theirs, kinds, **run)
             if found.verified and found.same:
                 return found
             if self.trained:
                 one, other = (replace(m, calls=m.calls[:-1]) for m in models)
-                plain = fingerprint(one, other, kinds, seed=self.work.seed, **words)
+                plain = fingerprint(one, other, kinds, **run)
                 if plain.verified and plain.same:
                     return replace(plain, warnings=(*plain.warnings, _TRAINS_OTHERWISE))
             told, apart = found.warnings, found.apart
@@ -253,6 +255,14 @@ class _Prover:
             if slot.ref in self.draft.initialised
         ]
         return found
+
+    def _initial(self) -> dict[SlotPath, Any]:
+        """The arrays that rules put into slots: with other numbers the models would differ."""
+        return {
+            path: initial_value(self.draft.initialised[slot.ref], slot)
+            for path, slot in self.slots.items()
+            if slot.ref in self.draft.initialised and slot.key_impl is None
+        }
 
     def _take(self, proof: Proof, hints: Iterable[Pairing]) -> None:
         """Make steps of what is proven; names that say otherwise are reported or refused."""

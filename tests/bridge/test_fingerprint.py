@@ -252,6 +252,37 @@ def test_what_a_user_has_settled_is_taken_as_true():
     assert not proof_of(Nested(), Doubled, X6).verified
 
 
+@pytest.mark.parametrize("number", [0.0, 3.0])
+def test_a_slot_that_a_rule_fills_has_that_number_in_the_model(number):
+    class Shifted(nnx.Module):
+        def __init__(self):
+            rngs = nnx.Rngs(0)
+            self.a, self.b, self.c = (nnx.Linear(6, 6, rngs=rngs) for _ in range(3))
+            self.shift = nnx.Param(jnp.ones(6))
+
+        def __call__(self, x):
+            return self.c(nnx.relu(self.b(nnx.tanh(self.a(x))))) + self.shift[...]
+
+    start = {("shift",): np.full(6, number, np.float32)}
+    proof = proof_of(Nested(), Shifted, X6, fixed=(Pairing((), (("shift",),)),), initial=start)
+    if number:
+        assert not proof.same
+    else:
+        assert proven(proof)["Dense_1/kernel"] == "b.kernel"
+        assert "shift" not in named(proof).values()
+
+
+def test_an_ignored_leaf_of_no_influence_does_not_hinder_the_rest():
+    class Spare(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            self.param("spare", nn.initializers.ones, (6,))
+            return Nested(name="body")(x)
+
+    proof = proof_of(Spare(), NestedNNX, X6, fixed=(Pairing((("params", "spare"),), ()),))
+    assert proven(proof)["body/Dense_1/kernel"] == "two.kernel"
+
+
 def test_leaves_of_modules_that_are_not_called_are_left():
     class Aside(nn.Module):
         @nn.compact

@@ -12,6 +12,8 @@ __all__ = ["make_parser"]
 
 _STEPS = re.compile(r"all|latest|-?\d+(\.\d+)?(,-?\d+(\.\d+)?)*")
 
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]i?B?)", re.IGNORECASE)
+
 Command = Callable[[argparse.Namespace], int]
 
 
@@ -119,10 +121,13 @@ def _plan(parser: _Parser) -> None:
 
 
 def _convert(parser: _Parser) -> None:
-    parser.add_argument("paths", metavar="PATH", nargs="+", help="checkpoints or runs")
-    parser.add_argument("--out", metavar="DIR", required=True, help="the new run; of several "
-                        "PATHs each goes to a folder of its name in DIR")  # fmt: skip
+    parser.add_argument("paths", metavar="PATH", nargs="+", help="checkpoints, runs, or folders of "
+                        "runs")  # fmt: skip
+    parser.add_argument("--out", metavar="DIR", required=True, help="the new run; several runs "
+                        "go to DIR/RUN/STEP, those of several PATHs to DIR/NAME")  # fmt: skip
     parser.add_argument("--plan", metavar="PLAN", help="a stored plan (then no --model)")
+    parser.add_argument("--fleet", metavar="TOML", help="which model, tx and rules belong to "
+                        "which runs (then no --model and no --plan)")  # fmt: skip
     _target(parser)
     parser.add_argument(
         "--steps",
@@ -134,14 +139,27 @@ def _convert(parser: _Parser) -> None:
     parser.add_argument("--layout", choices=("composite", "single"), default="composite")
     parser.add_argument("--link", action="store_true", help="hard-link data files where possible")
     parser.add_argument("--overwrite", action="store_true", help="replace steps that are there")
-    parser.add_argument("--verify", choices=("full", "fast", "none"), default="full")
+    parser.add_argument("--verify", choices=("full", "values", "fast", "none"),
+                        help="default: full; of several runs: values, and full for the first "
+                        "of each structure")  # fmt: skip
     parser.add_argument("--no-sync", dest="sync", action="store_false", help="leave writing to the "
                         "disk to the system")  # fmt: skip
+    parser.add_argument("--compression", default="keep", metavar="HOW", help="of arrays: keep "
+                        "(default: stored bytes stay), none, zstd or zstd:LEVEL")  # fmt: skip
     parser.add_argument("--dry-run", action="store_true", help="plan and check, write nothing")
-    parser.add_argument(
-        "--jobs", type=_positive, default=1, metavar="N", help="worker processes (with --plan)"
-    )
+    parser.add_argument("--jobs", type=_positive, default=1, metavar="N", help="worker processes")
+    parser.add_argument("--max-memory", type=_bytes, metavar="SIZE", help="of all workers "
+                        "together, such as 4GB")  # fmt: skip
+    stop = parser.add_mutually_exclusive_group()
+    stop.add_argument("--fail-fast", action="store_true", help="begin nothing new after a failure")
+    stop.add_argument("--keep-going", dest="fail_fast", action="store_false", help="the default")
     parser.set_defaults(check=lambda args: _check_convert(parser, args))
+
+
+def _status(parser: _Parser) -> None:
+    parser.add_argument("path", metavar="DIR", help="the output (--out) of a conversion of several "
+                        "runs; also while it is running")  # fmt: skip
+    parser.add_argument("--failed", action="store_true", help="show what failed, and why")
 
 
 def _verify(parser: _Parser) -> None:
@@ -168,17 +186,26 @@ def _diff(parser: _Parser) -> None:
     parser.add_argument("--step-b", type=_number, metavar="N", help="of B; default: the last")
 
 
+def _golden(parser: _Parser) -> None:
+    from bridge.cli_golden import fill  # noqa: PLC0415 - the actions are a module of their own
+
+    fill(parser, {"number": _number, "at": _at, "size": _bytes})
+
+
 _COMMANDS: Mapping[str, tuple[str, Callable[[_Parser], None]]] = {
     "inspect": ("Show what is here: format, era, steps, roles, tree; no array is read", _inspect),
     "plan": ("Show where every leaf goes and why; nothing is written", _plan),
     "convert": ("Write StandardSave checkpoints and verify them", _convert),
+    "status": ("Show what became of each checkpoint of several runs", _status),
     "verify": ("Read source and output again and compare them leaf by leaf", _verify),
     "diff": ("Compare two checkpoints of any format", _diff),
+    "golden": ("Make and check goldens: small folders that regression tests hold on to", _golden),
 }
 
 _EPILOGS: Mapping[str, str] = {
     "verify": "Exit codes: 0 all values are right, and with --linen both models do the same; 1 a "
     "value is wrong, or they do not; 2 wrong usage.",
+    "status": "Exit codes: 0 nothing failed so far; 1 something is failed, or there is no ledger.",
     "inspect": "Exit codes: 0 all leaves can be read, as far as that is known without reading "
     "them; 1 there is no checkpoint, or some of its leaves cannot be read; 2 wrong usage.",
     "diff": "Exit codes: 0 the same; 1 different (a leaf that cannot be read is never the same); "
@@ -251,13 +278,9 @@ def _check_convert(parser: _Parser, args: argparse.Namespace) -> None:
     named = [f for f in ("model", "tx", "target", "linen", "rules") if getattr(args, f) is not None]
     if args.plan is not None and (named or args.at):
         parser.error(f"--plan is instead of --{named[0] if named else 'at'}")
-    if args.jobs > 1 and args.plan is None:
-        parser.error("--jobs needs --plan: store one with `linen2nnx plan -o plan.json`")
-    from bridge._places import clashes, outputs  # noqa: PLC0415 - only this command
-
-    if clashes(args.paths):
-        parser.error("; ".join(clashes(args.paths)) + "; convert them with an --out of their own")
-    args.places = outputs(args.paths, args.out)
+    if args.fleet is not None and (args.plan is not None or named or args.at):
+        given = "plan" if args.plan is not None else named[0] if named else "at"
+        parser.error(f"--fleet is instead of --{given}: the file says it for each group")
 
 
 def _number(text: str) -> float:
@@ -275,6 +298,14 @@ def _positive(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text} is not a number from 1 up")
     return value
+
+
+def _bytes(text: str) -> int:
+    found = _SIZE.fullmatch(text)
+    if found is None or not float(found[1]):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a size such as 4GB or 512MiB")
+    base = 1024 if "i" in found[2].lower() else 1000
+    return int(float(found[1]) * base ** (1 + "KMGT".index(found[2][0].upper())))
 
 
 def _steps(text: str) -> str:

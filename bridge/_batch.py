@@ -1,26 +1,22 @@
-"""Converts several checkpoints one after the other, or in worker processes.
+"""What became of one conversion, as the command line shows it: steps, or the error.
 
-A checkpoint that fails becomes an outcome with its error; the others go on.
+Several runs are the business of :mod:`bridge.fleet`.
 """
 
 from __future__ import annotations
 
-import multiprocessing
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import legacy
 from bridge._convert import Converted, convert
 
-__all__ = ["Outcome", "convert_all"]
+__all__ = ["Outcome", "convert_one"]
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of one path (or of one step of it, with several workers).
+    """What became of one path.
 
     Attributes:
         path: the source.
@@ -58,72 +54,15 @@ class Outcome:
         }
 
 
-def convert_all(
-    places: Mapping[Path, Path],
-    *,
-    jobs: int = 1,
-    before: Callable[[Path], None] = lambda _: None,
-    **options: Any,
-) -> Iterator[Outcome]:
-    """Convert every path.
+def convert_one(path: Path, out: Path, **options: Any) -> Outcome:
+    """Convert one checkpoint or run; an error becomes a part of the outcome.
 
     Args:
-        places: each source with the root of its output (:func:`bridge._places.outputs`).
-        jobs: worker processes; more than one needs a stored ``plan``, because a model cannot be
-            handed to a process. Then each step is a piece of work of its own.
-        before: called with a path when its turn comes (one process only).
+        path: the source.
+        out: the root of its output.
         **options: keywords of :func:`bridge.convert`.
-
-    Yields:
-        What became of each piece of work, in order.
     """
-    if jobs > 1:
-        yield from _in_processes(places, jobs, options)
-        return
-    for path, out in places.items():
-        before(path)
-        yield _outcome(path, out, options)
-
-
-def _outcome(path: Path, out: Path, options: Mapping[str, Any]) -> Outcome:
     try:
         return Outcome(path, out, convert(path, out, **options))
-    except Exception as error:  # noqa: BLE001 - one bad checkpoint never ends the batch
+    except Exception as error:  # noqa: BLE001 - it is told by whoever called
         return Outcome(path, out, error=error)
-
-
-def _in_processes(
-    places: Mapping[Path, Path], jobs: int, options: Mapping[str, Any]
-) -> Iterator[Outcome]:
-    options = {**options, "on_progress": None}
-    work = [
-        (path, out, steps)
-        for path, out in places.items()
-        for steps in _pieces(path, options.get("steps", "latest"))
-    ]
-    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
-        running: list[tuple[Path, Path, Future[Outcome]]] = [
-            (path, out, pool.submit(_outcome, path, out, {**options, "steps": steps}))
-            for path, out, steps in work
-        ]
-        try:
-            for path, out, future in running:
-                try:
-                    yield future.result()
-                except Exception as error:  # noqa: BLE001 - a worker that died, an error that does not pickle
-                    yield Outcome(path, out, error=error)
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
-def _pieces(path: Path, steps: Any) -> list[Any]:
-    """One piece of work for each step where they are known, else the whole path."""
-    if steps == "latest":
-        return [steps]
-    if steps != "all":
-        return steps.split(",") if isinstance(steps, str) else [[n] for n in steps]
-    try:
-        numbers = [entry.step for entry in legacy.steps_of(path).steps]
-    except legacy.LegacyError:
-        return [steps]  # converting it will say why
-    return [[n] for n in numbers] if numbers and None not in numbers else [steps]

@@ -6,11 +6,12 @@ nothing behind. Many runs at once are the business of ``bridge.fleet``.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib.metadata
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -25,10 +26,11 @@ from bridge.apply import slot_dtype
 from bridge.errors import BridgeError, OutputExists, PlanMismatch, TransformError
 from bridge.layout import CHECKPOINT_METADATA, MANIFEST
 from bridge.repack import Layout, Progress, repack, stamp
+from bridge.repack_arrays import parse_compression
 from legacy import Checkpoint, LeafTable, format_path
 from legacy.paths import absolute
 
-__all__ = ["PROVENANCE", "Converted", "convert"]
+__all__ = ["PROVENANCE", "Converted", "convert", "convert_opened"]
 
 PROVENANCE: Final = "linen_nnx_bridge"
 """Our key in Orbax's custom metadata."""
@@ -49,7 +51,7 @@ class Converted:
         seconds: how long it took, verification included.
         nbytes: bytes of its arrays when read.
         verdict: what the verification says; None in a dry run.
-        written: how many arrays were ``adopted``, ``moved`` and ``encoded`` (see
+        written: how many arrays were ``linked``, ``cloned``, ``copied`` and ``encoded`` (see
             :mod:`bridge.repack`).
     """
 
@@ -71,6 +73,8 @@ class _How:
     verify: Level
     sync: bool
     on_progress: Progress | None
+    compression: str
+    seal: Callable[[], Mapping[str, Any]] | None = None
 
 
 def convert(
@@ -93,6 +97,7 @@ def convert(
     overwrite: bool = False,
     verify: Level = "full",
     sync: bool = True,
+    compression: str = "keep",
     dry_run: bool = False,
     on_progress: Progress | None = None,
     seed: int = 0,
@@ -118,8 +123,12 @@ def convert(
         layout: ``composite`` or ``single``; see :func:`bridge.repack.repack`.
         link: hard-link data files of the source where nothing in them changes.
         overwrite: replace steps that are there, each after its successor has been verified.
-        verify: ``full``, ``fast`` or ``none``.
+        verify: ``full``, ``values`` (all but the restore by Orbax), ``fast`` or ``none``.
         sync: force the output to the disk before it gets its name.
+        compression: ``keep`` leaves stored bytes as they are, and compresses arrays that have to
+            be written anew as Orbax does (zstd, level 1); ``none`` compresses nothing anew;
+            ``zstd`` or ``zstd:LEVEL`` compresses what is not compressed yet, arrays of msgpack
+            files too, which is slower and needs less room.
         dry_run: plan and check everything, and write nothing.
         on_progress: called with the bytes of arrays that are done and all bytes of the step.
         seed: see :func:`bridge.plan`.
@@ -141,7 +150,8 @@ def convert(
     >>> convert("runs/exp1", "runs_nnx/exp1", plan=plan, steps="all")  # doctest: +SKIP
     """
     root = absolute(out)
-    how = _How(layout, link, overwrite, verify, sync, on_progress)
+    parse_compression(compression)  # a typo is seen before anything is read
+    how = _How(layout, link, overwrite, verify, sync, on_progress, compression)
     plans = _Plans(
         plan,
         {
@@ -179,6 +189,49 @@ def convert(
         )
         for entry, step in chosen
     )
+
+
+def convert_opened(
+    checkpoint: Checkpoint,
+    step: int,
+    place: Path,
+    plan: Plan,
+    *,
+    layout: Layout = "composite",
+    link: bool = False,
+    overwrite: bool = False,
+    verify: Level = "full",
+    sync: bool = True,
+    compression: str = "keep",
+    on_progress: Progress | None = None,
+    seal: Callable[[], Mapping[str, Any]] | None = None,
+) -> Converted:
+    """Convert one opened checkpoint to a place that the caller has chosen and checked.
+
+    Args:
+        checkpoint: the source.
+        step: its number in the output.
+        place: the new step folder.
+        plan: a plan of its structure.
+        layout: see :func:`convert`.
+        link: see :func:`convert`.
+        overwrite: see :func:`convert`.
+        verify: see :func:`convert`.
+        sync: see :func:`convert`.
+        compression: see :func:`convert`.
+        on_progress: see :func:`convert`.
+        seal: called when all is verified and before the output gets its name. What it returns is
+            added to the provenance; when it raises, nothing is left.
+
+    Returns:
+        What was converted.
+
+    Raises:
+        BridgeError: see :func:`convert`.
+        legacy.LegacyError: the source cannot be read.
+    """
+    how = _How(layout, link, overwrite, verify, sync, on_progress, compression, seal)
+    return _convert_step(checkpoint, step, place, _Plans(plan, {}), how)
 
 
 class _Plans:
@@ -221,18 +274,16 @@ def _convert_step(
                 folder,
                 layout=how.layout,
                 link=how.link,
+                compression=how.compression,
                 sync=False,
                 final=place,
                 on_progress=how.on_progress,
             )
             nbytes = done.nbytes
-            written = {
-                "adopted": done.adopted,
-                "moved": done.moved,
-                "encoded": done.encoded,
-            }
+            written = done.ways
             verdict = verify_step(checkpoint, plan, folder, level=how.verify).require_ok()
             about = _provenance(checkpoint, step, plan, (stored, digest), verdict)
+            about |= how.seal() if how.seal else {}
             stamp(folder, {PROVENANCE: about})
     seconds = time.perf_counter() - started
     return Converted(step, checkpoint.path, place, digest, seconds, nbytes, verdict, written)
@@ -247,12 +298,19 @@ def _check_no_checkpoint_above(root: Path) -> None:
             )
 
 
+_LAST: list[tuple[Plan, str | None]] = []
+"""The plan that was stored last, with its text: the steps of a run have one plan."""
+
+
 def _stored(plan: Plan) -> str | None:
     """The plan as text; None when it holds a function that has no name to store (a lambda)."""
-    try:
-        return plan.to_json()
-    except TransformError:
-        return None
+    if not _LAST or _LAST[0][0] is not plan:
+        try:
+            text: str | None = plan.to_json()
+        except TransformError:
+            text = None
+        _LAST[:] = [(plan, text)]
+    return _LAST[0][1]
 
 
 def _provenance(
@@ -275,6 +333,7 @@ def _provenance(
     }
 
 
+@functools.cache
 def _version(name: str) -> str | None:
     try:
         return importlib.metadata.version(name)

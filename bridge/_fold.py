@@ -77,8 +77,9 @@ def fold(rows: Sequence[tuple[tuple[LeafPath, ...], Hashable, T]]) -> list[Famil
     groups: dict[Hashable, dict[Numbers, int]] = defaultdict(dict)
     single: list[int] = []
     for at, (paths, rest, _) in enumerate(rows):
-        numbers = tuple(n for p in paths for n in _numbers(p))
-        key = (tuple(_template(p) for p in paths), len(numbers), rest)
+        parts = [_part(part) for p in paths for part in p]
+        numbers = tuple(itertools.chain.from_iterable([found for _, found in parts]))
+        key = (tuple([text for text, _ in parts]), tuple(map(len, paths)), len(numbers), rest)
         if numbers in groups[key]:
             single.append(at)  # a twin: nothing tells them apart but the row itself
         else:
@@ -105,12 +106,10 @@ def _counted(families: Sequence[Family[LeafPath]]) -> list[str]:
     return [f.paths[0] + (f" ×{len(f.rows)}" if len(f.rows) > 1 else "") for f in families]
 
 
-def _template(path: LeafPath) -> LeafPath:
-    return tuple(_NUMBER.sub(_MARK, part) for part in path)
-
-
-def _numbers(path: LeafPath) -> list[int]:
-    return [int(n) for part in path for n in _NUMBER.findall(part)]
+@functools.lru_cache(maxsize=1 << 14)  # names repeat from block to block
+def _part(part: str) -> tuple[str, Numbers]:
+    """A component with marks in place of its numbers, and the numbers."""
+    return _NUMBER.sub(_MARK, part), tuple(map(int, _NUMBER.findall(part)))
 
 
 def _chains(members: dict[Numbers, int]) -> list[tuple[list[int], Numbers]]:

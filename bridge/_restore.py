@@ -1,15 +1,17 @@
 """Carries a plan out into live NNX objects.
 
-Values go straight from the checkpoint to where they will live: an array that is sharded is read
-block by block, each device getting only its own; any other is read once, put in place and
-released. The largest come first, so that the transient copy of one array never adds to a nearly
-finished model. What is returned is whole: a slot without a value is an error, never a leftover.
+Values go straight from the checkpoint to where they will live: an array that is copied is decoded
+into the memory that the model takes over, several at a time, and of one that is sharded each
+device's block alone is read. What must be computed comes first, and the largest of it first of
+all, so that a transient copy never adds to a nearly finished model. What is returned is whole: a
+slot without a value is an error, never a leftover.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import jax
@@ -17,7 +19,8 @@ import numpy as np
 from flax import nnx
 
 from bridge._describe import places, target_of
-from bridge._place import put
+from bridge._flight import IN_FLIGHT, WORKERS, Flight, held
+from bridge._place import Fetched, fetch, put
 from bridge._plan import Plan, Step
 from bridge.apply import JSON_TYPE, initial_value, step_values
 from bridge.errors import BridgeError, PlanMismatch
@@ -29,6 +32,9 @@ from legacy import open as open_checkpoint
 __all__ = ["Restored", "restore"]
 
 _OPT_STATE = "opt_state"
+
+_BESIDE = 15
+"""What is held beside the arrays that are to stay is a fifteenth of them, or one chunk."""
 
 
 class Restored(NamedTuple):
@@ -195,18 +201,17 @@ def _carry_out(plan: Plan, leaves: LeafTable, items: Items) -> Restored:
         elif slot.item in items.objects:
             hollow.fill(slot, put(value, slot, hollow.sharding(slot)))
 
-    def run(step: Step) -> None:
+    steps = [s for s in plan.steps if any(ref.item in wanted for ref in s.slots)]
+    steps.sort(key=lambda s: -_nbytes(s, leaves))
+    copies = {id(s): leaf for s in steps if (leaf := _plain_copy(s, leaves, slots)) is not None}
+    # what must be computed first: then only copies, which hold nothing else, add to a full model
+    for step in (s for s in steps if id(s) not in copies):
         here = [slots[ref] for ref in step.slots]
-        leaf = _plain_copy(step, leaves, here)
-        if leaf is not None and hollow.sharding(here[0]) is not None:
-            hollow.fill(here[0], put(leaf, here[0], hollow.sharding(here[0])))
-            return
         for slot, value in zip(here, step_values(step, leaves, slots), strict=True):
             keep(slot, value)
-
-    steps = [s for s in plan.steps if any(ref.item in wanted for ref in s.slots)]
-    for step in sorted(steps, key=lambda s: -_nbytes(s, leaves)):
-        run(step)
+    pairs = [(copies[id(s)], slots[s.slots[0]]) for s in steps if id(s) in copies]
+    for slot, fetched in _fetch_all(pairs, hollow):
+        keep(slot, fetched)
     for init in plan.initialised:
         if init.slot.item in wanted:
             keep(slots[init.slot], initial_value(init, slots[init.slot]))
@@ -217,17 +222,33 @@ def _nbytes(step: Step, leaves: LeafTable) -> int:
     return sum(leaves[p].nbytes for p in step.sources if p in leaves)
 
 
-def _plain_copy(step: Step, leaves: LeafTable, slots: list[Slot]) -> Leaf | None:
+def _plain_copy(step: Step, leaves: LeafTable, slots: Mapping[SlotRef, Slot]) -> Leaf | None:
     """The leaf, when a block of the slot is the same block of the leaf."""
-    if step.transforms or len(step.sources) != 1 or len(slots) != 1:
+    if step.transforms or len(step.sources) != 1 or len(step.slots) != 1:
         return None
-    leaf, slot = leaves.get(step.sources[0]), slots[0]
+    leaf, slot = leaves.get(step.sources[0]), slots[step.slots[0]]
     if leaf is None or leaf.kind != "array" or leaf.dtype is None or slot.key_impl is not None:
         return None
-    # a single chunk would be decoded again for each block
-    blocks = leaf.chunks is None or leaf.chunks != leaf.shape
     same = leaf.shape == slot.shape and leaf.dtype.name == slot.dtype
-    return leaf if blocks and same and slot.variable_type != JSON_TYPE else None
+    is_plain = slot.variable_type == JSON_TYPE or slot.item in HOMELESS
+    return leaf if same and not is_plain else None
+
+
+def _fetch_all(pairs: list[tuple[Leaf, Slot]], hollow: _Hollow) -> Iterator[tuple[Slot, Fetched]]:
+    """Read leaves in several threads, with few bytes beside the arrays that are to stay."""
+    limit = min(IN_FLIGHT, sum(leaf.nbytes for leaf, _ in pairs) // _BESIDE)
+    flight = Flight(limit)
+    # a thread that could only wait would keep memory of its own
+    largest = max((held(leaf) for leaf, _ in pairs), default=1) or 1
+    workers = min(WORKERS, max(1, limit // largest))
+
+    def one(pair: tuple[Leaf, Slot]) -> tuple[Slot, Fetched]:
+        leaf, slot = pair
+        with flight.carrying(held(leaf)):
+            return slot, fetch(leaf, slot, hollow.sharding(slot))
+
+    with ThreadPoolExecutor(workers) as pool:
+        yield from pool.map(one, pairs)  # after an error what has not begun is not read
 
 
 class _Hollow:

@@ -54,11 +54,17 @@ def show(args: argparse.Namespace, text: Callable[[], str], data: Callable[[], A
 
 @contextlib.contextmanager
 def no_collections() -> Iterator[None]:
-    """Leave the garbage alone: a command that ends soon makes none, and many leaves to look at."""
+    """Leave the garbage alone: a command that ends soon makes none, and many leaves to look at.
+
+    Nor is it looked for when the process ends.
+    """
+    import atexit  # noqa: PLC0415
     import gc  # noqa: PLC0415
 
     enabled = gc.isenabled()
     gc.disable()
+    atexit.unregister(gc.freeze)
+    atexit.register(gc.freeze)
     try:
         yield
     finally:

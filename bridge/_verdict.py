@@ -13,8 +13,9 @@ from legacy import LeafPath
 
 __all__ = ["LEVELS", "RUNGS", "Behaviour", "Difference", "Level", "Verdict", "check_level"]
 
-Level = Literal["full", "fast", "none"]
-"""``full`` climbs to rung d; ``fast`` reads a part of the arrays; ``none`` looks at nothing."""
+Level = Literal["full", "values", "fast", "none"]
+"""``full`` climbs to rung d; ``values`` reads everything and stops before Orbax; ``fast`` reads a
+part of the arrays; ``none`` looks at nothing."""
 
 Behaviour = Literal["same", "noise", "differs", "unchecked"]
 """``same``: bit for bit; ``noise``: apart by rounding only."""
@@ -75,6 +76,8 @@ class Verdict:
         problems: every difference.
         slots: slots of the plan.
         compared: slots whose values were compared bit for bit with the source.
+        sampled: further slots that are stored as they were in the source, and of whose stored
+            bytes a part was compared (level ``fast``).
         nbytes: bytes so compared.
         seconds: how long it took.
         digest: SHA-256 over the SHA-256 of every compared value, by slot.
@@ -92,6 +95,7 @@ class Verdict:
     digest: str = ""
     forward: tuple[Forward, ...] = ()
     training: tuple[Training, ...] = ()
+    sampled: int = 0
 
     @property
     def ok(self) -> bool:
@@ -152,6 +156,7 @@ class Verdict:
             "rung": self.rung,
             "slots": self.slots,
             "compared": self.compared,
+            "sampled": self.sampled,
             "nbytes": self.nbytes,
             "seconds": round(self.seconds, 3),
             "digest": self.digest,

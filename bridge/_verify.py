@@ -4,9 +4,10 @@ The output is read back with the same reader that opens old checkpoints, which k
 writers; on the last rung plain Orbax reads it, which knows nothing of us. What was promised comes
 from the plan alone.
 
-Level ``fast`` climbs to rung b and compares the values of a part: everything that went through a
-transform or was initialised, everything up to :data:`SMALL` bytes, and :data:`SAMPLED` of the
-larger plain copies, spread evenly.
+Level ``fast`` climbs to rung b and compares a part of the values. Arrays that were taken over as
+they were stored are compared as they are stored (:mod:`bridge._verify_stored`). Of the others it
+reads everything that went through a transform or was initialised, everything up to :data:`SMALL`
+bytes, and :data:`SAMPLED` of the larger plain copies, spread evenly.
 """
 
 from __future__ import annotations
@@ -15,41 +16,23 @@ import hashlib
 import os
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from typing import Any, TypeAlias
-
-import numpy as np
+from typing import Any
 
 import legacy
-from bridge._bits import Measure, blocks, host_bytes, measure, same_value, show_value
-from bridge._plan import Initialised, Plan, Step
+from bridge._plan import Plan, Step
 from bridge._verdict import RUNGS, Difference, Level, Verdict, check_level
 from bridge._verify_models import check_given, run_models
-from bridge._verify_output import MISSING, Output
-from bridge.apply import JSON_TYPE, initial_value, step_values
+from bridge._verify_output import Output
+from bridge._verify_stored import ComparedStored, compare_stored
+from bridge._verify_values import Comparer, Job, compare, compare_restored
 from bridge.errors import BridgeError, PlanMismatch
-from bridge.json_item import plain
-from bridge.target import Slot, SlotRef
-from legacy.errors import LegacyError
-from legacy.leaves import ARRAY_KINDS, Leaf, LeafPath, LeafTable, format_path
+from bridge.target import SlotRef
+from legacy.leaves import LeafTable
 
 __all__ = ["verify", "verify_step"]
 
 SMALL = 1 << 20
 SAMPLED = 8
-WORKERS = min(4, os.cpu_count() or 1)
-
-Job: TypeAlias = Step | Initialised
-
-
-@dataclass
-class _Found:
-    """What one job found; the parts of all jobs are added up at the end."""
-
-    problems: list[Difference] = field(default_factory=list)
-    digests: dict[SlotRef, str] = field(default_factory=dict)
-    nbytes: int = 0
 
 
 def verify_step(
@@ -65,7 +48,7 @@ def verify_step(
         checkpoint: the source, opened.
         plan: what was carried out.
         folder: the step folder that was written.
-        level: ``full``, ``fast`` (see above) or ``none``.
+        level: ``full``, ``values`` (without Orbax), ``fast`` (see above) or ``none``.
 
     Returns:
         The verdict, with every difference; it raises for none of them.
@@ -83,22 +66,32 @@ def verify_step(
     _require_signature(checkpoint, plan)
     output = Output(legacy.open(folder), plan)
     problems = [*output.structure(checkpoint), *output.shapes()]
-    jobs = _chosen(plan, checkpoint.leaves, level)
-    comparer = _Comparer(checkpoint.leaves, plan, output)
-    with ThreadPoolExecutor(WORKERS) as pool:
-        found = list(pool.map(comparer.run, jobs))
+    jobs: list[Job] = [*plan.steps, *plan.initialised]
+    stored = ComparedStored(jobs)
+    if level == "fast":
+        stored = compare_stored(jobs, checkpoint.leaves, output)
+        jobs = _chosen(stored.left, checkpoint.leaves)
+    comparer = Comparer(checkpoint.leaves, plan, output)
+    if level == "full" and not problems:  # a ladder: nobody climbs above a broken rung
+        from bridge._verify_orbax import Restorer  # noqa: PLC0415 - loads jax
+
+        restorer = Restorer(output.checkpoint, output.places, plan.target)
+        found = compare_restored(jobs, comparer, restorer)
+        if not any(part.problems for part in found):
+            problems += restorer.rest()
+    else:
+        found = compare(jobs, comparer)
+    problems += stored.problems
     digests = {ref: digest for part in found for ref, digest in part.digests.items()}
     problems += [p for part in found for p in part.problems]
-    if level == "full" and not problems:  # a ladder: nobody climbs above a broken rung
-        from bridge._verify_orbax import restored_differences  # noqa: PLC0415 - loads jax
-
-        problems += restored_differences(output.checkpoint, output.places, plan.target, digests)
+    compared = len(digests) + stored.whole
     return Verdict(
         level=level,
-        rung=_rung(problems, level, everything=len(digests) == len(plan.target.slots)),
+        rung=_rung(problems, level, everything=compared == len(plan.target.slots)),
         problems=tuple(problems),
         slots=len(plan.target.slots),
-        compared=len(digests),
+        compared=compared,
+        sampled=stored.sampled,
         nbytes=sum(part.nbytes for part in found),
         seconds=time.perf_counter() - started,
         digest=_digest_of(digests),
@@ -131,7 +124,7 @@ def verify(
         dst: the converted checkpoint or run.
         plan: the plan of the conversion; without one it is taken from the provenance in ``dst``.
         step: the step of both; default: the last one of ``dst``.
-        level: ``full``, ``fast`` or ``none``.
+        level: ``full``, ``values``, ``fast`` or ``none``.
         model: the NNX model, as in :func:`bridge.plan`.
         linen: the Linen module that wrote ``src``, or several by item name.
         sample_input: how both are called, as in :func:`bridge.plan`.
@@ -226,91 +219,14 @@ def _digest_of(digests: Mapping[SlotRef, str]) -> str:
     return total.hexdigest()
 
 
-def _chosen(plan: Plan, leaves: LeafTable, level: str) -> list[Job]:
-    jobs: list[Job] = [*plan.steps, *plan.initialised]
-    if level == "full":
-        return jobs
+def _chosen(jobs: Sequence[Job], leaves: LeafTable) -> list[Job]:
     large = [
-        step
-        for step in plan.steps
-        if not step.transforms and sum(leaves[p].nbytes for p in step.sources) > SMALL
+        job
+        for job in jobs
+        if isinstance(job, Step)
+        and not job.transforms
+        and sum(leaves[p].nbytes for p in job.sources) > SMALL
     ]
     every = -(-len(large) // SAMPLED) or 1
     left_out = {id(step) for n, step in enumerate(large) if n % every}
     return [job for job in jobs if id(job) not in left_out]
-
-
-class _Comparer:
-    """Rung c: reads both sides of one step after the other, a block at a time."""
-
-    def __init__(self, leaves: LeafTable, plan: Plan, output: Output) -> None:
-        self.leaves = leaves
-        self.slots = {slot.ref: slot for slot in plan.target.slots}
-        self.output = output
-
-    def run(self, job: Job) -> _Found:
-        """Compare the results of one step or one initialised slot with the output."""
-        found = _Found()
-        refs = job.slots if isinstance(job, Step) else (job.slot,)
-        sources = job.sources if isinstance(job, Step) else ()
-        try:
-            expected = self._expected(job)
-        except (BridgeError, LegacyError) as error:
-            message = f"the source cannot be read again: {error}"
-            found.problems += [Difference("c", f"slot {r}: {message}", r, sources) for r in refs]
-            return found
-        for ref, value in zip(refs, expected, strict=True):
-            if self.slots[ref].variable_type == JSON_TYPE:
-                self._compare_plain(ref, plain(value), found, sources)
-                continue
-            leaf = self.output.leaf(ref)
-            if leaf is None:
-                continue  # rung a has said so
-            try:
-                self._compare(self.slots[ref], value, leaf, found, sources)
-            except LegacyError as error:
-                message = f"slot {ref}: the output cannot be read: {error}"
-                found.problems.append(Difference("c", message, ref, sources))
-        return found
-
-    def _expected(self, job: Job) -> Sequence[Any]:
-        if isinstance(job, Initialised):
-            return (initial_value(job, self.slots[job.slot]),)
-        if len(job.sources) == len(job.slots) == 1 and not job.transforms:
-            leaf, slot = self.leaves[job.sources[0]], self.slots[job.slots[0]]
-            if leaf.kind in ARRAY_KINDS and slot.variable_type != JSON_TYPE:
-                return (leaf,)  # read in blocks, both sides
-        return step_values(job, self.leaves, self.slots)
-
-    def _compare_plain(
-        self, ref: SlotRef, value: Any, found: _Found, sources: tuple[LeafPath, ...]
-    ) -> None:
-        after = self.output.plain(ref)
-        found.digests[ref] = hashlib.sha256(repr(value).encode()).hexdigest()
-        if after is not MISSING and not same_value(value, after):
-            said = f"{show_value(value)} in the source, {show_value(after)} in the output"
-            found.problems.append(Difference("c", f"slot {ref}: {said}.", ref, sources))
-
-    def _compare(
-        self, slot: Slot, value: Any, leaf: Leaf, found: _Found, sources: tuple[LeafPath, ...]
-    ) -> None:
-        if leaf.kind not in ARRAY_KINDS or leaf.shape != value.shape or leaf.dtype != value.dtype:
-            shown = f"{value.dtype.name} {value.shape}"
-            message = f"slot {slot.ref}: the source gives {shown}; see rung b for the output."
-            found.problems.append(Difference("c", message, slot.ref, sources))
-            return
-        digest, apart = hashlib.sha256(), Measure()
-        source = value if isinstance(value, Leaf) else None
-        for block in blocks(leaf, source):
-            before = np.asarray(
-                value[() if block is None else block] if source is None else source.read(block)
-            )
-            after = np.asarray(leaf.read(block))
-            digest.update(host_bytes(before))
-            apart |= measure(before, after)
-            found.nbytes += before.nbytes
-        found.digests[slot.ref] = digest.hexdigest()
-        if apart.differing:
-            origin = " + ".join(format_path(p) for p in sources) or "its initial value"
-            message = f"slot {slot.ref}: values differ from {origin}: {apart}."
-            found.problems.append(Difference("c", message, slot.ref, sources))

@@ -1,74 +1,118 @@
 """Rung d: plain Orbax restores the output into an abstract target.
 
 The only question here is whether somebody who has nothing of ours gets the right bits. So the
-restore is the one of the Orbax guide, into ``jax.ShapeDtypeStruct`` leaves, one item at a time.
+restore is the one of the Orbax guide, into ``jax.ShapeDtypeStruct`` leaves, one item at a time. Of
+an item that is large, some arrays at a time, with Orbax's placeholders for the others.
 """
 
 from __future__ import annotations
 
-import hashlib
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from bridge._bits import host_bytes
 from bridge._verdict import Difference
+from bridge._verify_values import misfit
 from bridge.apply import JSON_TYPE, slot_dtype
 from bridge.target import Empty, Slot, SlotPath, SlotRef, Target
 from legacy import Checkpoint
 
-__all__ = ["restored_differences"]
+__all__ = ["Restorer"]
 
 Tree: TypeAlias = dict[str, Any]
 
 _EMPTY: Mapping[str, Any] = {"None": None, "Dict": {}, "List": [], "Tuple": ()}
 
 
-def restored_differences(
-    output: Checkpoint,
-    places: Mapping[SlotRef, tuple[str, SlotPath]],
-    target: Target,
-    digests: Mapping[SlotRef, str],
-) -> Iterator[Difference]:
-    """Restore every tree item and compare its bits.
+class Restorer:
+    """Restores slots of an output, some at a time, as anybody would.
 
     Args:
         output: the written step.
         places: item and path on disk of each slot.
         target: the slots.
-        digests: SHA-256 of the value that each slot should hold.
-
-    Yields:
-        Every difference.
     """
-    slots = {s.ref: s for s in target.slots if s.variable_type != JSON_TYPE}
-    for item in output.tree_items:
-        inside = {ref: places[ref][1] for ref in slots if places[ref][0] == item}
+
+    def __init__(
+        self, output: Checkpoint, places: Mapping[SlotRef, tuple[str, SlotPath]], target: Target
+    ) -> None:
+        self._output = output
+        self._slots = {s.ref: s for s in target.slots if s.variable_type != JSON_TYPE}
+        self._inside: dict[str, dict[SlotRef, SlotPath]] = {n: {} for n in output.tree_items}
+        for ref in self._slots:
+            item, path = places[ref]
+            if item in self._inside:
+                self._inside[item][ref] = path
+        self._empties = target.empties
+        self._seen: set[SlotRef] = set()
+        self._failed: set[str] = set()
+
+    def __call__(
+        self, refs: Sequence[SlotRef]
+    ) -> tuple[dict[SlotRef, np.ndarray[Any, Any]], list[Difference]]:
+        """Restore slots.
+
+        Args:
+            refs: which; those that are in no tree item are left out.
+
+        Returns:
+            Their values, and the items that Orbax cannot restore, each named once.
+        """
+        found: dict[SlotRef, np.ndarray[Any, Any]] = {}
+        problems: list[Difference] = []
+        for item, inside in self._inside.items():
+            wanted = [ref for ref in refs if ref in inside]
+            if wanted and item not in self._failed:
+                problems += self._restore(item, wanted, found)
+        return found, problems
+
+    def rest(self) -> list[Difference]:
+        """Restore what was not asked for: items without slots, and slots that nothing fills."""
+        problems: list[Difference] = []
+        for item, inside in self._inside.items():
+            left = [ref for ref in inside if ref not in self._seen]
+            if left or not inside:
+                found: dict[SlotRef, np.ndarray[Any, Any]] = {}
+                problems += self._restore(item, left, found)
+                wrong = [misfit(self._slots[ref], value) for ref, value in found.items()]
+                problems += [difference for difference in wrong if difference is not None]
+        return problems
+
+    def _restore(
+        self,
+        item: str,
+        wanted: Collection[SlotRef],
+        found: dict[SlotRef, np.ndarray[Any, Any]],
+    ) -> list[Difference]:
+        self._seen.update(wanted)
+        try:
+            restored = _restore(self._output, item, self._tree(item, set(wanted)))
+        except Exception as error:  # noqa: BLE001 - whatever Orbax raises is the finding
+            self._failed.add(item)
+            said = f"{type(error).__name__}: {error}"
+            return [Difference("d", f"item {item}: Orbax cannot restore it: {said}")]
+        found |= {ref: _host(_get(restored, self._inside[item][ref])) for ref in wanted}
+        return []
+
+    def _tree(self, item: str, wanted: set[SlotRef]) -> Tree:
         tree: Tree = {}
         sequences: set[SlotPath] = set()
-        for ref, path in inside.items():
-            _put(tree, path, _abstract(slots[ref]))
-            sequences |= _sequences(path, slots[ref])
-        for empty in target.empties:
-            if empty.item != item and empty.item in output.items:
+        for ref, path in self._inside[item].items():
+            slot = self._slots[ref]
+            _put(tree, path, _abstract(slot) if ref in wanted else ocp.PLACEHOLDER)
+            sequences |= _sequences(path, slot)
+        for empty in self._empties:
+            if empty.item != item and empty.item in self._output.items:
                 continue
             path = empty.disk_path if empty.item == item else (empty.item, *empty.disk_path)
             _put(tree, path, _EMPTY.get(empty.value_type))
             sequences |= _sequences(path, empty)
-        tree = _with_lists(tree, (), sequences)
-        try:
-            restored = _restore(output, item, tree)
-        except Exception as error:  # noqa: BLE001 - whatever Orbax raises is the finding
-            said = f"{type(error).__name__}: {error}"
-            yield Difference("d", f"item {item}: Orbax cannot restore it: {said}")
-            continue
-        for ref, path in inside.items():
-            value = _host(_get(restored, path))
-            yield from _compare(slots[ref], value, digests.get(ref))
+        found: Tree = _with_lists(tree, (), sequences)
+        return found
 
 
 def _restore(output: Checkpoint, item: str, tree: Tree) -> Tree:
@@ -76,10 +120,16 @@ def _restore(output: Checkpoint, item: str, tree: Tree) -> Tree:
     logger = logging.getLogger("absl")
     level = logger.level
     logger.setLevel(logging.ERROR)
+    is_part = any(leaf is ocp.PLACEHOLDER for leaf in jax.tree.leaves(tree))
     try:
         with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as reader:
-            args = ocp.args.Composite(**{item: ocp.args.StandardRestore(tree)})
-            restored: Tree = reader.restore(output.path, args=args)[item]
+            # what StandardRestore does with its tree, which takes no placeholders
+            how = (
+                ocp.args.PyTreeRestore(tree, ocp.checkpoint_utils.construct_restore_args(tree))
+                if is_part
+                else ocp.args.StandardRestore(tree)
+            )
+            restored: Tree = reader.restore(output.path, ocp.args.Composite(**{item: how}))[item]
             return restored
     finally:
         logger.setLevel(level)
@@ -102,16 +152,6 @@ def _host(value: Any) -> np.ndarray[Any, Any]:
     if isinstance(value, jax.Array) and jax.dtypes.issubdtype(value.dtype, jax.dtypes.prng_key):
         value = jax.random.key_data(value)
     return np.asarray(value)
-
-
-def _compare(slot: Slot, value: np.ndarray[Any, Any], digest: str | None) -> Iterator[Difference]:
-    if value.shape != slot.shape or value.dtype != slot_dtype(slot):
-        got, want = f"{value.dtype.name} {value.shape}", f"{slot.dtype} {slot.shape}"
-        message = f"slot {slot.ref}: the plan says {want}, Orbax restores {got}."
-        yield Difference("d", message, slot.ref)
-    elif digest is not None and hashlib.sha256(host_bytes(value)).hexdigest() != digest:
-        message = f"slot {slot.ref}: what Orbax restores has other bits than the source gives."
-        yield Difference("d", message, slot.ref)
 
 
 def _sequences(path: SlotPath, place: Slot | Empty) -> set[SlotPath]:

@@ -8,11 +8,13 @@ a typo must not become a leaf that is quietly treated otherwise.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 
 from bridge.draft import Draft
 from bridge.feeds import Feed
 from bridge.rules import Ignore, Init, MapRule, Rules, expand, is_map
+from bridge.rules_index import PathIndex, Paths, Slots
 from bridge.target import SlotRef
 from legacy import LeafPath, format_path
 
@@ -38,12 +40,18 @@ def apply_ignores(draft: Draft, rules: Rules, feeds: Sequence[Feed]) -> None:
         rules: the user's rules.
         feeds: what feeds the items, for variable paths.
     """
-    names = [canonical(f) for f in feeds]
-    for rule in rules.rules:
-        if not isinstance(rule, Ignore):
-            continue
-        found = {full for short in names for path, full in short.items() if rule.matches(path)}
-        found |= {path for path in draft.table if rule.matches(path)}
+    ignores = [rule for rule in rules.rules if isinstance(rule, Ignore)]
+    if not ignores:
+        return
+    names = PathIndex(both for f in feeds for both in canonical(f).items())
+    whole = PathIndex((path, path) for path in draft.table)
+    for rule in ignores:
+        found = {
+            full
+            for index in (names, whole)
+            for _, path, full in index.near(rule.source)
+            if rule.matches(path)
+        }
         for path in found:
             draft.ignore(path, rule.code)
         if not found:
@@ -62,10 +70,10 @@ def apply_inits(draft: Draft, rules: Rules) -> None:
         draft: gets the initialised slots, and a problem for each rule that finds nothing.
         rules: the user's rules.
     """
-    for rule in rules.rules:
-        if not isinstance(rule, Init):
-            continue
-        found = [ref for ref in draft.slots if rule.matches(ref)]
+    inits = [rule for rule in rules.rules if isinstance(rule, Init)]
+    index = Slots.of(draft.slots if inits else ()).index
+    for rule in inits:
+        found = [ref for _, _, ref in index.near(rule.slot) if rule.matches(ref)]
         if rule.item is None:
             found = [r for r in found if draft.slots[r].collection != "opt_state"] or found
         for ref in found:
@@ -80,8 +88,10 @@ def apply_inits(draft: Draft, rules: Rules) -> None:
 
 def check_casts(draft: Draft) -> None:
     """A ``cast`` rule must name some slot of its dtype; whether it is needed is seen later."""
+    index = Slots.of(draft.slots if draft.casts else ()).index
     for rule in draft.casts:
-        dtypes = {slot.dtype for ref, slot in draft.slots.items() if rule.matches(ref)}
+        near = (ref for _, _, ref in index.near(rule.slot))
+        dtypes = {draft.slots[ref].dtype for ref in near if rule.matches(ref)}
         if not dtypes:
             text = "and no slot has such a path"
         elif rule.dtype not in dtypes:
@@ -105,22 +115,21 @@ def apply_maps(draft: Draft, rules: Rules, feeds: Sequence[Feed]) -> None:
     maps = [r for r in rules.rules if is_map(r)]
     if not maps:
         return
-    views = [(feed.item, canonical(feed), _slots_of(draft, feed)) for feed in feeds]
+    views = [(f.item, _Names(canonical(f), _slots_of(draft, f))) for f in feeds]
+    whole = _Names({p: p for p in draft.table}, {r: r for r in draft.slots})
     for rule in maps:
         complaints: list[str] = []
         bound = False
-        for item, sources, slots in views:
+        for item, names in views:
             if rule.item in (None, item):
-                done, found = _bind(draft, rule, sources, slots)
+                done, found = _bind(draft, rule, names)
                 if done:
                     complaints = [*(complaints if bound else ()), *found]
                 elif not bound:
                     complaints += found
                 bound |= done
         if not bound:
-            whole = {p: p for p in draft.table}
-            slots = {r: r for r in draft.slots if rule.item in (None, r.item)}
-            bound, found = _bind(draft, rule, whole, slots)
+            bound, found = _bind(draft, rule, whole)
             complaints = found if bound else complaints or found
         if not bound and not complaints:
             complaints = ["it matches nothing"]
@@ -138,17 +147,32 @@ def _slots_of(draft: Draft, feed: Feed) -> dict[SlotRef, SlotRef]:
     }
 
 
-def _bind(
-    draft: Draft,
-    rule: MapRule,
-    sources: Mapping[LeafPath, LeafPath],
-    slots: Mapping[SlotRef, SlotRef],
-) -> tuple[bool, list[str]]:
+class _Names:
+    """The names that rules have for leaves and slots, laid out once for all rules."""
+
+    def __init__(
+        self, sources: Mapping[LeafPath, LeafPath], slots: Mapping[SlotRef, SlotRef]
+    ) -> None:
+        self.sources = sources
+        self.slots = slots
+
+    @functools.cached_property
+    def paths(self) -> Paths:
+        """The names of the leaves."""
+        return Paths.of(self.sources)
+
+    @functools.cached_property
+    def refs(self) -> Slots:
+        """The names of the slots."""
+        return Slots.of(self.slots)
+
+
+def _bind(draft: Draft, rule: MapRule, names: _Names) -> tuple[bool, list[str]]:
     """Carry out one rule on one view; whether it bound anything, and what is wrong."""
-    expansion = expand(rule, sources, slots)
+    expansion = expand(rule, names.paths, names.refs)
     for binding in expansion.bindings:
-        full = [sources[p] for p in binding.sources]
-        refs = [slots[r] for r in binding.slots]
+        full = [names.sources[p] for p in binding.sources]
+        refs = [names.slots[r] for r in binding.slots]
         clash = next(_clashes(draft, full), None)
         if clash is not None:
             text = f"rule {rule.code} maps {clash}, too; narrow one of the two"

@@ -56,6 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.encoding.lower() != "utf-8":
         sys.stdout.reconfigure(errors="backslashreplace")
     args = make_parser(COMMANDS).parse_args(argv)
+    args.argv = list(sys.argv[1:] if argv is None else argv)
     try:
         code: int = args.run(args)
     except KeyboardInterrupt:
@@ -66,17 +67,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         if getattr(args, "json", False):
             told = {"error": {"kind": type(error).__name__, "message": str(error)}}
             show(args, str, lambda: told)
-        return fail(f"error: {error}", NOT_COMPARED if args.run is _diff else FAILED)
+        return fail(f"error: {error}", _exit_code(args, error))
     with pipe():
         sys.stdout.flush()
     return code
 
 
-def _inspect(args: argparse.Namespace) -> int:
-    from bridge import report_inspect as report  # noqa: PLC0415
-    from bridge.report_json import run_json  # noqa: PLC0415
+def _exit_code(args: argparse.Namespace, error: Exception) -> int:
+    from bridge.errors import FleetError  # noqa: PLC0415 - only after an error
 
-    with no_collections():
+    return NOT_COMPARED if args.run is _diff or isinstance(error, FleetError) else FAILED
+
+
+def _inspect(args: argparse.Namespace) -> int:
+    with no_collections():  # of what is imported, too
+        from bridge import report_inspect as report  # noqa: PLC0415
+        from bridge.report_json import run_json  # noqa: PLC0415
+
         runs, checkpoint = _look(args.path, args.step)
         listed = {"runs": [run_json(run) for run in runs], "checkpoint": None}
         if checkpoint is None:
@@ -187,54 +194,63 @@ def _plan(args: argparse.Namespace) -> int:
 
 def _convert(args: argparse.Namespace) -> int:
     from bridge import report  # noqa: PLC0415
-    from bridge._batch import convert_all  # noqa: PLC0415
+    from bridge._batch import convert_one  # noqa: PLC0415
+    from bridge.cli_fleet import convert_runs, is_fleet  # noqa: PLC0415
+    from bridge.fleet_lock import beside  # noqa: PLC0415
 
-    places = args.places
+    if is_fleet(args):
+        return convert_runs(args, {} if args.fleet is not None else _planning(args))
+    path = Path(args.paths[0])
     options = _convert_options(args)
-    outcomes = []
     try:
-        with progress(quiet=args.json or args.jobs > 1) as (before, on_progress):
-            options["on_progress"] = on_progress
-            for outcome in convert_all(places, jobs=args.jobs, before=before, **options):
-                outcomes.append(outcome)
-                if outcome.error is not None:
-                    _report_failure(args, outcome)
-                if not args.json:
-                    print_text(report.outcome_text(outcome, width(), dry_run=args.dry_run))
+        with progress(quiet=args.json) as (before, on_progress), beside(Path(args.out).absolute()):
+            before(path)
+            outcome = convert_one(path, Path(args.out), on_progress=on_progress, **options)
     except KeyboardInterrupt:
-        finished = f"{len(outcomes)} of {len(places)} paths were finished"
-        if args.jobs > 1:
-            finished = f"{len(outcomes)} pieces of work were finished"
-        note(f"interrupted: {finished}; complete steps stay, what was begun has been removed")
+        note("interrupted: complete steps stay, what was begun has been removed")
         return INTERRUPTED
+    if outcome.error is not None:
+        _report_failure(args, outcome)
+    if not args.json:
+        print_text(report.outcome_text(outcome, width(), dry_run=args.dry_run))
     show(
         args,
-        lambda: report.outcomes_text(outcomes, dry_run=args.dry_run),
-        lambda: [o.to_json() for o in outcomes],
+        lambda: report.outcomes_text([outcome], dry_run=args.dry_run),
+        lambda: [outcome.to_json()],
     )
-    return FAILED if any(outcome.error for outcome in outcomes) else DONE
+    return FAILED if outcome.error is not None else DONE
 
 
-def _convert_options(args: argparse.Namespace) -> dict[str, Any]:
+def _planning(args: argparse.Namespace) -> dict[str, Any]:
+    """The keywords of a plan; none when there is one."""
+    if args.plan is not None:
+        return {}
     running = _running(args)
     model, tx = _target(args)
-    if args.plan is None and model is None:
+    if model is None:
         note("no --model and no --plan: the target is structural (the source's own paths)")
     return {
-        "plan": _load_plan(args.plan),
         "model": model,
         "tx": tx,
         "rules": args.rules,
         **running,
         "at": dict(args.at) or None,
+        "seed": args.seed,
+    }
+
+
+def _convert_options(args: argparse.Namespace) -> dict[str, Any]:
+    return {
+        "plan": _load_plan(args.plan),
+        **_planning(args),
         "steps": args.steps,
         "layout": args.layout,
         "link": args.link,
         "overwrite": args.overwrite,
-        "verify": args.verify,
+        "verify": args.verify or "full",
         "sync": args.sync,
+        "compression": args.compression,
         "dry_run": args.dry_run,
-        "seed": args.seed,
     }
 
 
@@ -268,6 +284,12 @@ def _verify(args: argparse.Namespace) -> int:
     return DONE if verdict.ok and verdict.behaviour != "differs" else FAILED
 
 
+def _status(args: argparse.Namespace) -> int:
+    from bridge.cli_fleet import status  # noqa: PLC0415
+
+    return status(args)
+
+
 def _diff(args: argparse.Namespace) -> int:
     from bridge import diff  # noqa: PLC0415
     from bridge.report_diff import diff_text  # noqa: PLC0415
@@ -278,12 +300,20 @@ def _diff(args: argparse.Namespace) -> int:
     return DONE if found.same else FAILED
 
 
+def _golden(args: argparse.Namespace) -> int:
+    from bridge.cli_golden import run  # noqa: PLC0415
+
+    return run(args)
+
+
 COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "inspect": _inspect,
     "plan": _plan,
     "convert": _convert,
+    "status": _status,
     "verify": _verify,
     "diff": _diff,
+    "golden": _golden,
 }
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 __all__ = [
     "BridgeError",
+    "FleetError",
     "OutputExists",
     "PlanMismatch",
     "PlanProblems",
@@ -72,6 +73,13 @@ class WriteFailed(BridgeError, OSError):
 
     def __init__(self, message: str, *, problems: Sequence[Any] = ()) -> None:
         BridgeError.__init__(self, message, problems=problems)
+
+
+class FleetError(BridgeError):
+    """A batch cannot begin: its outputs collide, its configuration is wrong, or another one runs.
+
+    Nothing was written; the command line exits with 2.
+    """
 
 
 class VerifyFailed(BridgeError):

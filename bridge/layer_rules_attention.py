@@ -14,7 +14,7 @@ from math import prod
 from bridge.layer_rules_heads import RANK, Heads, heads_of
 from bridge.target import SlotRef
 from bridge.transforms import Stack
-from bridge.views import Leaf, Sides, modules, parts_of, replaced, show
+from bridge.views import Leaf, Sides, Swaps, modules, parts_of, show
 from legacy import LeafPath
 
 __all__ = ["ROLES", "attention_names", "attention_qkv", "attention_reshape", "unsure_qkv"]
@@ -75,12 +75,13 @@ def attention_names(sides: Sides) -> Sides:
 def _renamed(
     leaves: tuple[Leaf, ...], found: Mapping[LeafPath, Mapping[str, tuple[str, dict[str, Leaf]]]]
 ) -> tuple[Leaf, ...]:
+    swaps = Swaps(leaves)
     for path, roles in found.items():
         for role, (name, layer) in roles.items():
             for leaf in layer.values() if name != role else ():
                 view = show([leaf], (*path, role, leaf.name), leaf.shape, "attention-names")
-                leaves = replaced(leaves, [leaf], [view] if view else [leaf])
-    return leaves
+                swaps.swap([leaf], [view] if view else [leaf])
+    return swaps.leaves
 
 
 def attention_reshape(sides: Sides) -> Sides:
@@ -98,7 +99,9 @@ def attention_reshape(sides: Sides) -> Sides:
 
 
 def _shown(leaves: tuple[Leaf, ...], views: Sequence[tuple[Leaf, Leaf]]) -> tuple[Leaf, ...]:
-    return replaced(leaves, [leaf for leaf, _ in views], [view for _, view in views])
+    swaps = Swaps(leaves)
+    swaps.swap([leaf for leaf, _ in views], [view for _, view in views])
+    return swaps.leaves
 
 
 def _flattened(
@@ -157,7 +160,7 @@ def attention_qkv(sides: Sides) -> Sides:
         for layers in [_children(inside)]
         if sum(name in _QKV for name in layers) == 1
     }
-    left = sides.left
+    left = Swaps(sides.left)
     axes = {
         axis
         for layers in slots.values()
@@ -183,8 +186,8 @@ def attention_qkv(sides: Sides) -> Sides:
             wide = (*shape[:at], len(three), *shape[at:])
             view = show(three, (*path, name, leaf_name), wide, "attention-qkv", (Stack(at),))
             if view is not None:
-                left = replaced(left, three, [view])
-    return Sides(left, sides.right)
+                left.swap(three, [view])
+    return Sides(left.leaves, sides.right)
 
 
 def unsure_qkv(sides: Sides) -> Iterator[str]:

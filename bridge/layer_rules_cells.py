@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from bridge.transforms import DropZero, Join, Split
-from bridge.views import Leaf, Sides, modules, replaced, show
+from bridge.views import Leaf, Sides, Swaps, modules, show
 from legacy import LeafPath
 
 __all__ = ["GRU_BIAS", "gru_fuse", "lstm_fuse", "simple_cell"]
@@ -103,12 +103,13 @@ def _views(
     *,
     split: bool = False,
 ) -> tuple[Leaf, ...]:
+    swaps = Swaps(leaves)
     for path, cell in cells.items():
         found = [_join(path, cell, joined, code, split=split) for joined in kind]
         views = [view for _, view in found if view is not None]
         if len(views) == len(kind):
-            leaves = replaced(leaves, [leaf for parts, _ in found for leaf in parts], views)
-    return leaves
+            swaps.swap([leaf for parts, _ in found for leaf in parts], views)
+    return swaps.leaves
 
 
 def lstm_fuse(sides: Sides) -> Sides:
@@ -131,19 +132,22 @@ def gru_fuse(sides: Sides) -> Sides:
     ours = _cells(sides.left, names, [GRU_BIAS])
     if not ours or not _fused(sides.right, _GRU) or _cells(sides.right, names, [GRU_BIAS]):
         return sides
-    left = _views(sides.left, ours, _GRU, "gru-fuse")
+    fused = _views(sides.left, ours, _GRU, "gru-fuse")
+    left = Swaps(fused)
+    named = {leaf.normal: leaf for leaf in reversed(fused)}
     for path, cell in ours.items():
         extra = cell.get(GRU_BIAS)
         name = (*path, "dense_i", "bias")
         parts = [cell[p] for p in _GRU[1].parts]
         if extra is None or not _alike([*parts, extra]):
             continue
-        view = next((leaf for leaf in left if leaf.normal == name), None)
+        view = named.get(name)
         if view is not None:
             made = (DropZero(), Join(-1))
             wider = show([*parts, extra], name, view.shape, "gru-fuse", made)
-            left = left if wider is None else replaced(left, [view, extra], [wider])
-    return Sides(left, sides.right)
+            if wider is not None:
+                left.swap([view, extra], [wider])
+    return Sides(left.leaves, sides.right)
 
 
 def simple_cell(sides: Sides) -> Sides:
@@ -151,11 +155,11 @@ def simple_cell(sides: Sides) -> Sides:
     ours = _cells(sides.left, [p for joined in _SIMPLE for p in joined.parts])
     if not ours or not _fused(sides.right, _SIMPLE):
         return sides
-    left = sides.left
+    left = Swaps(sides.left)
     for path, cell in ours.items():
         views = [
             show([cell[j.parts[0]]], (*path, *j.name), cell[j.parts[0]].shape, "simple-cell")
             for j in _SIMPLE
         ]
-        left = replaced(left, cell.values(), [v for v in views if v is not None])
-    return Sides(left, sides.right)
+        left.swap(cell.values(), [v for v in views if v is not None])
+    return Sides(left.leaves, sides.right)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ast
 
-from bridge.views import Leaf, Sides, replaced, show
+from bridge.views import Leaf, Sides, Swaps, show
 from legacy import LeafPath
 
 __all__ = ["norm_wrapper"]
@@ -27,14 +27,15 @@ def norm_wrapper(sides: Sides) -> Sides:
 
 
 def _slots(leaves: tuple[Leaf, ...]) -> tuple[Leaf, ...]:
+    swaps = Swaps(leaves)
     for leaf in leaves:
         field, key = leaf.path[-2:] if len(leaf.path) > 1 else ("", "")
         names = _tuple(key)
         if field in _CODES and names:
             path = (*leaf.normal[:-2], field, *names)
             view = show([leaf], path, leaf.shape, _CODES[field])
-            leaves = replaced(leaves, [leaf], [view] if view else [leaf])
-    return leaves
+            swaps.swap([leaf], [view] if view else [leaf])
+    return swaps.leaves
 
 
 def _tuple(text: str) -> LeafPath:
@@ -52,6 +53,7 @@ def _tuple(text: str) -> LeafPath:
 def _sources(leaves: tuple[Leaf, ...]) -> tuple[Leaf, ...]:
     """Move each wrapped layer and the wrapper's own leaves together."""
     wrappers: dict[LeafPath, tuple[LeafPath, str]] = {}
+    swaps = Swaps(leaves)
     for leaf in leaves:
         wrapper = leaf.plain[-2] if len(leaf.plain) > 1 else ""
         field = _FIELDS.get(wrapper.rpartition("_")[0])
@@ -63,11 +65,11 @@ def _sources(leaves: tuple[Leaf, ...]) -> tuple[Leaf, ...]:
         # a scale is named by what it scales; of a layer's vectors each has its own name
         named = rest.removesuffix("/scale") if field == "scales" else rest
         view = show([leaf], (*at, field, *named.split("/")), leaf.shape, _CODES[field])
-        leaves = replaced(leaves, [leaf], [view] if view else [leaf])
-    for leaf in leaves:
+        swaps.swap([leaf], [view] if view else [leaf])
+    for leaf in swaps.leaves:
         found = wrappers.get(leaf.plain[:-1])
         if found is not None:
             at, code = found
             view = show([leaf], (*at, _INSIDE, leaf.name), leaf.shape, code)
-            leaves = replaced(leaves, [leaf], [view] if view else [leaf])
-    return leaves
+            swaps.swap([leaf], [view] if view else [leaf])
+    return swaps.leaves

@@ -15,7 +15,7 @@ from math import prod
 
 from bridge.names import is_index
 from bridge.transforms import Reshape, Stack, Transform, Transpose, Unstack
-from bridge.views import Leaf, Sides, modules, replaced, show
+from bridge.views import Leaf, Sides, modules, show
 from legacy import LeafPath
 
 __all__ = ["ORDER", "loop_stack", "ordered_stack", "scan_axis", "scan_unstack", "unsure_axes"]
@@ -47,7 +47,16 @@ class _List:
 
     def content(self) -> Counter[Hashable]:
         """What each of its modules holds."""
-        return Counter(_kind(leaf, leaf.shape) for leaf in self.members[0].values())
+        return _content(self.members[0].values())
+
+
+def _content(leaves: Iterable[Leaf]) -> Counter[Hashable]:
+    return Counter(_kind(leaf, leaf.shape) for leaf in leaves)
+
+
+def _counted(content: Counter[Hashable]) -> frozenset[tuple[Hashable, int]]:
+    """A content that can be looked up."""
+    return frozenset(content.items())
 
 
 def _kind(leaf: Leaf, shape: Sequence[int]) -> Hashable:
@@ -166,13 +175,26 @@ def _seen_as_stacks(
     That the first of a list is the first of a stack is certain where both have one name; else it
     is an order, and the code says so.
     """
-    rivals = [other.content() for other in _lists(stacks)]
+    rivals = {_counted(other.content()) for other in _lists(stacks)}
     there = modules(stacks)
+    # blocks repeat: lists and modules of one content need one look
+    contents: dict[Hashable, Mapping[LeafPath, Leaf]] = {}
+    for inside in there.values() if code == ORDER else ():
+        contents.setdefault(_counted(_content(inside.values())), inside)
+    looks: dict[Hashable, list[tuple[list[Leaf], Mapping[str, int] | None]]] = {}
     done: set[int] = set()
+    shown: list[Leaf] = []
     for one in _lists(lists):
-        if any(id(leaf) in done for leaf in one.leaves) or one.content() in rivals:
+        content = _counted(one.content())
+        if any(id(leaf) in done for leaf in one.leaves) or content in rivals:
             continue
-        found = list(_stacks(there.values(), one) if code == ORDER else _namesakes(there, one))
+        if code == ORDER:
+            look = len(one.members), content
+            if look not in looks:
+                looks[look] = list(_stacks(contents.values(), one))
+            found = looks[look]
+        else:
+            found = list(_namesakes(there, one))
         ways = {tuple(sorted(axes.items())) for _, axes in found if axes is not None}
         if len(ways) != 1 or any(axes is None for _, axes in found):
             continue
@@ -180,8 +202,8 @@ def _seen_as_stacks(
         views = _stacked(one, dict(way), found[0][0], code, slots=slots)
         if views is not None:
             done |= set(map(id, one.leaves))
-            lists = replaced(lists, one.leaves, views)
-    return lists
+            shown += views
+    return (*(leaf for leaf in lists if id(leaf) not in done), *shown)
 
 
 def unsure_axes(sides: Sides) -> Iterator[str]:
@@ -228,26 +250,32 @@ def ordered_stack(sides: Sides) -> Sides:
 
 def scan_axis(sides: Sides) -> Sides:
     """A stack of the checkpoint is seen with its layers along the axis that the model has."""
-    left = sides.left
-    theirs = [list(inside.values()) for inside in modules(sides.right).values()]
-    wanted: dict[int, list[list[Leaf]]] = defaultdict(list)
-    for stack in theirs:
+    # blocks repeat: modules of one content need one look
+    wanted: dict[int, dict[Hashable, list[Leaf]]] = defaultdict(dict)
+    for inside in modules(sides.right).values():
+        stack = list(inside.values())
         if _is_stack(stack):
-            wanted[len(stack)].append(stack)
+            wanted[len(stack)].setdefault(_counted(_content(stack)), stack)
+    moves_of: dict[Hashable, set[tuple[int, int]]] = {}
     seen: set[int] = set()
+    shown: list[Leaf] = []
     for inside in sorted(modules(sides.left).values(), key=len, reverse=True):
         ours = list(inside.values())
         if not _is_stack(ours) or any(id(leaf) in seen for leaf in ours):
             continue
-        moves = {m for other in wanted.get(len(ours), ()) for m in _moves(ours, other)}
+        content = _counted(_content(ours))
+        if content not in moves_of:
+            others = wanted.get(len(ours), {}).values()
+            moves_of[content] = {m for other in others for m in _moves(ours, other)}
+        moves = moves_of[content]
         if len(moves) != 1 or (0, 0) in moves:
             continue
         ((a, b),) = moves
         views = [_moved(leaf, a, b) for leaf in ours]
         if all(view is not None for view in views):
             seen |= set(map(id, ours))
-            left = replaced(left, ours, [view for view in views if view is not None])
-    return Sides(left, sides.right)
+            shown += [view for view in views if view is not None]
+    return Sides((*(leaf for leaf in sides.left if id(leaf) not in seen), *shown), sides.right)
 
 
 def _is_stack(leaves: Sequence[Leaf]) -> bool:
@@ -258,8 +286,8 @@ def _is_stack(leaves: Sequence[Leaf]) -> bool:
 
 def _moves(ours: Sequence[Leaf], theirs: Sequence[Leaf]) -> set[tuple[int, int]]:
     """From which axis to which the layers move; (0, 0) where they stay."""
-    there = Counter(_kind(leaf, leaf.shape) for leaf in theirs)
-    if Counter(_kind(leaf, leaf.shape) for leaf in ours) == there:
+    there = _content(theirs)
+    if _content(ours) == there:
         return {(0, 0)}
     rank = max(len(leaf.shape) for leaf in ours)
     specs = (*range(rank), *range(-1, -rank, -1))

@@ -253,10 +253,18 @@ def commit_text(folder: object) -> str:
     return f"Checkpoint commit was successful to {folder}"
 
 
-def zarr_metadata(shape: Sequence[int], chunks: Sequence[int]) -> dict[str, Any]:
-    """What TensorStore is told when it creates an array: zarr 2, zstd level 1, like Orbax."""
+def zarr_metadata(
+    shape: Sequence[int], chunks: Sequence[int], level: int | None = 1
+) -> dict[str, Any]:
+    """What TensorStore is told when it creates an array: zarr 2, zstd level 1, like Orbax.
+
+    Args:
+        shape: of the array.
+        chunks: shape of a chunk.
+        level: of zstd; None for no compression.
+    """
     return {
         "shape": list(shape),
         "chunks": list(chunks),
-        "compressor": {"id": "zstd", "level": 1},
+        "compressor": None if level is None else {"id": "zstd", "level": level},
     }

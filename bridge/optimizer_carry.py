@@ -229,12 +229,13 @@ class _Layout:
         whole = all(draft.table[p].shape == draft.table[params.sources[r]].shape
                     for r, p in below.items())  # fmt: skip
         known = [r for r in params.sources if r not in params.ignored]
+        dtypes = {d.name for p in below.values() if (d := draft.table[p].dtype) is not None}
+        tracked = whole and len(dtypes) == 1 and all(r in below for r in known)
         for ref, rule in params.initialised.items():
             slot = draft.slots.get(ref)
             if slot is None or slot.collection != "params" or not below:
                 continue
-            dtypes = {d.name for p in below.values() if (d := draft.table[p].dtype) is not None}
-            if whole and len(dtypes) == 1 and all(r in below for r in known):
+            if tracked:
                 place = self._place(head, params.slot_paths[ref])
                 made = _variable(self.item, place, Spec(slot.shape, *dtypes), "OptVariable")
                 if draft.create(made, []):

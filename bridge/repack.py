@@ -1,18 +1,14 @@
 """File to file: one step of an old checkpoint becomes one step folder of the new layout.
 
-An array that only changes its name is not decoded. How it gets across, best first:
+An array that only changes its name is not decoded: its stored bytes are *linked*, *cloned* or
+*copied* (:mod:`bridge.repack_carry`), wherever they lie (a data file of OCDBT, a chunk file of
+zarr, the middle of a msgpack file), and an index is written over them
+(:mod:`bridge.ocdbt_tree`). Everything else (zarr3, arrays that a transform makes or a rule fills,
+msgpack arrays that are in chunks or not little-endian) is *encoded*: written into the same
+database with TensorStore, in transactions of bounded size.
 
-1. *adopted*: its OCDBT data file is copied (or hard-linked) whole, and the copy's B-tree is
-   rearranged in one transaction (:mod:`bridge.ocdbt`). Only files that hold a wanted value are
-   taken. Where two items need one file, the second gets a hard link to the first one's copy, so
-   the output is never larger than the source.
-2. *moved*: its chunks are copied as they are, compressed: per-parameter zarr folders, a second
-   OCDBT database of one item, and databases of which less than half of the bytes are wanted (a
-   copy of their files would be mostly waste; with ``link`` waste costs nothing).
-3. *encoded*: everything else, namely msgpack, zarr3, transformed and initialised arrays.
-
-Chunks, compressor and byte order of adopted and moved arrays stay as they were saved. Values that
-are not read are not checked here either: that is the business of ``bridge.verify``.
+Chunks, compressor and byte order of what is not decoded stay as they were saved. Values that are
+not read are not checked here either: that is the business of ``bridge.verify``.
 """
 
 from __future__ import annotations
@@ -22,14 +18,21 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 from bridge import layout as names
 from bridge import ocdbt, output
 from bridge._plan import Plan
 from bridge.apply import initial_value, step_values
 from bridge.errors import BridgeError, WriteFailed
-from bridge.repack_arrays import ArrayWriter, choose_chunks, stored_chunks
+from bridge.ocdbt_tree import write_database
+from bridge.repack_arrays import (
+    ArrayWriter,
+    choose_chunks,
+    parse_compression,
+    stored_chunks,
+)
+from bridge.repack_carry import Carrier, Stored, Way
 from bridge.repack_jobs import Jobs, Move, Place, sort_out
 from bridge.repack_json import JsonItems, json_items
 from legacy import Checkpoint
@@ -50,17 +53,14 @@ class Written:
         folder: the step folder.
         items: names of its items.
         nbytes: bytes of its arrays when read.
-        adopted: how many arrays changed only their name.
-        moved: how many were copied chunk by chunk, still compressed.
-        encoded: how many were written from values.
+        ways: how many arrays were ``linked``, ``cloned``, ``copied`` (all three as they were
+            stored) and ``encoded`` (written from values).
     """
 
     folder: Path
     items: tuple[str, ...]
     nbytes: int
-    adopted: int
-    moved: int
-    encoded: int
+    ways: Mapping[str, int]
 
 
 @dataclass(slots=True)
@@ -70,8 +70,12 @@ class _Tally:
     done: int = 0
     counts: dict[str, int] = field(default_factory=dict)
 
-    def add(self, how: str, nbytes: int) -> None:
-        self.counts[how] = self.counts.get(how, 0) + 1
+    def count(self, way: str) -> None:
+        """One array got across in this way."""
+        self.counts[way] = self.counts.get(way, 0) + 1
+
+    def told(self, nbytes: int) -> None:
+        """The bytes of an array are there."""
         self.done += nbytes
         if self.report is not None:
             self.report(self.done, self.total)
@@ -84,6 +88,7 @@ def repack(
     *,
     layout: Layout = "composite",
     link: bool = False,
+    compression: str = "keep",
     sync: bool = True,
     custom_metadata: Mapping[str, Any] | None = None,
     final: Path | None = None,
@@ -98,6 +103,7 @@ def repack(
         layout: ``composite`` for one item each, ``single`` for one tree item ``default``.
         link: hard-link data files instead of copying them. The source's files must then never be
             changed in place (deleting them is harmless).
+        compression: see :func:`bridge.convert`.
         sync: force the files to the disk before returning.
         custom_metadata: plain JSON values for Orbax's ``custom_metadata``.
         final: where the folder will be in the end, for ``commit_success.txt``.
@@ -115,7 +121,8 @@ def repack(
     if layout not in ("composite", "single"):
         raise BridgeError(f"layout {layout!r}: expected composite or single.")
     begun = time.time_ns()
-    jobs = sort_out(plan, checkpoint.leaves, single=layout == "single")
+    raw, level = parse_compression(compression)
+    jobs = sort_out(plan, checkpoint.leaves, single=layout == "single", raw=raw)
     custom = dict(custom_metadata or {})
     json = json_items(jobs.json, checkpoint, tuple(jobs.places), single=layout == "single")
     if json.inline is not None:
@@ -124,13 +131,16 @@ def repack(
         custom[names.METADATA_ITEM] = json.inline
     folder.mkdir(parents=True, exist_ok=True)
     tally = _Tally(sum(p.nbytes for places in jobs.places.values() for p in places), on_progress)
+    for item in jobs.places:
+        (folder / item).mkdir()
+    _carry(jobs, folder, tally, link=link)
     with ExitStack() as stack:
-        writers = _open_items(stack, jobs, folder, link=link, tally=tally)
-        _write_moves(jobs, writers, tally)
+        writers = _Writers(stack, folder, level)
         for place, value in _computed(jobs, checkpoint, plan):
             chunks = choose_chunks(value.shape, value.dtype.itemsize)
-            writers[place.item].write(place.name, value, chunks)
-            tally.add("encoded", place.nbytes)
+            writers.of(place.item).write(place.name, value, chunks)
+            tally.count("encoded")
+            tally.told(place.nbytes)
     for item, places in jobs.places.items():
         _write_documents(folder / item, places, jobs)
     _write_json(folder, json)
@@ -147,7 +157,7 @@ def repack(
         folder,
         tuple(items),
         tally.total,
-        *(tally.counts.get(how, 0) for how in ("adopted", "moved", "encoded")),
+        {way: tally.counts.get(way, 0) for way in (*get_args(Way), "encoded")},
     )
 
 
@@ -162,72 +172,65 @@ def stamp(folder: Path, custom_metadata: Mapping[str, Any]) -> None:
     output.write_file(path, names.with_custom_metadata(path.read_text(), custom_metadata))
 
 
-def _open_items(
-    stack: ExitStack, jobs: Jobs, folder: Path, *, link: bool, tally: _Tally
-) -> dict[str, ArrayWriter]:
-    """Make the database of each item, adopting files on the way."""
-    taken: dict[Path, Path] = {}
-    writers = {}
+def _carry(jobs: Jobs, folder: Path, tally: _Tally, *, link: bool) -> None:
+    """Take over what need not be decoded, and write the index of each item's database."""
+    carrier = Carrier(link, jobs.wanted())
     for item in jobs.places:
-        root = folder / item
-        root.mkdir()
-        moves = jobs.adopted(item, link=link)
-        try:
-            if moves:
-                content = jobs.surveys[moves[0].root]
-                _take_files(content, moves, root, taken, link=link)
-                database = ocdbt.open_database(root)
-                ocdbt.rearrange(database, content, [(m.key, m.place.name) for m in moves])
-            else:
-                database = ocdbt.open_database(root, create=True)
-        except ValueError as error:  # what TensorStore raises for everything
-            if isinstance(error, BridgeError):
-                raise
-            raise WriteFailed(f"{root}: could not be written: {error}") from error
+        moves = [m for m in jobs.moves if m.place.item == item]
+        values: dict[str, bytes | Stored] = {}
+        left: dict[str, _Waiting] = {}
         for move in moves:
-            tally.add("adopted", move.place.nbytes)
-        writers[item] = stack.enter_context(ArrayWriter(database, root))
-    return writers
+            name = move.place.name
+            ours = {f"{name}/{key}": value for key, value in move.values.items()}
+            if values.keys() & ours.keys():
+                raise BridgeError(f"{name} would be on disk twice; make the plan again.")
+            values |= ours
+            waiting = _Waiting(move, sum(isinstance(v, Stored) for v in ours.values()))
+            left |= dict.fromkeys(ours, waiting)
+            if not waiting.chunks:
+                tally.told(move.place.nbytes)
+
+        def report(key: str, left: Mapping[str, _Waiting] = left) -> None:
+            left[key].chunks -= 1
+            if not left[key].chunks:
+                tally.told(left[key].move.place.nbytes)
+
+        if not moves:
+            continue
+        carried = carrier.carry(folder / item, values, report)
+        write_database(folder / item, carried.values)
+        for move in moves:
+            keys = (f"{move.place.name}/{key}" for key in move.values)
+            ways = [carried.ways[key] for key in keys if key in carried.ways]
+            tally.count(ways[0] if ways else "copied")
 
 
-def _take_files(
-    content: ocdbt.Survey,
-    moves: tuple[Move, ...],
-    root: Path,
-    taken: dict[Path, Path],
-    *,
-    link: bool,
-) -> None:
-    """Copy or link the files of a database that some arrays need.
+@dataclass(slots=True)
+class _Waiting:
+    move: Move
+    chunks: int
 
-    Args:
-        content: the survey of the source database.
-        moves: the arrays that one item takes from it.
-        root: the item's folder.
-        taken: which source files were copied before, and where to; it grows.
-        link: hard-link to the source.
-    """
-    output.copy_file(content.root / names.MANIFEST, root / names.MANIFEST)
-    for relative in sorted(content.files(m.key for m in moves) | content.nodes):
-        source, to = content.root / relative, root / relative
-        if link:
-            output.link_file(source.resolve(), to)
-        elif source not in taken:
-            output.copy_file(source, to)
-            taken[source] = to
-        else:
+
+class _Writers:
+    """The open database of each item, opened when the first array is encoded."""
+
+    def __init__(self, stack: ExitStack, folder: Path, level: int | None) -> None:
+        self.folder = folder
+        self._stack = stack
+        self._level = level
+        self._open: dict[str, ArrayWriter] = {}
+
+    def of(self, item: str) -> ArrayWriter:
+        if item not in self._open:
+            root = self.folder / item
             try:
-                output.link_file(taken[source], to)
-            except WriteFailed:  # a file system without links
-                output.copy_file(taken[source], to)
-
-
-def _write_moves(jobs: Jobs, writers: Mapping[str, ArrayWriter], tally: _Tally) -> None:
-    for move in jobs.moved():
-        writer = writers[move.place.item]
-        for key, value in jobs.chunks(move):
-            writer.put(move.place.name, key, value)
-        tally.add("moved", move.place.nbytes)
+                exists = (root / names.MANIFEST).exists()
+                database = ocdbt.open_database(root, create=not exists)
+            except ValueError as error:  # what TensorStore raises for everything
+                raise WriteFailed(f"{root}: could not be written: {error}") from error
+            writer = ArrayWriter(database, root, self._level)
+            self._open[item] = self._stack.enter_context(writer)
+        return self._open[item]
 
 
 def _computed(jobs: Jobs, checkpoint: Checkpoint, plan: Plan) -> Iterator[tuple[Place, Any]]:

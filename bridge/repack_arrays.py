@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -19,11 +19,19 @@ from typing import Any, Self
 import ml_dtypes
 import numpy as np
 
-from bridge.errors import WriteFailed
+from bridge.errors import BridgeError, WriteFailed
 from bridge.layout import zarr_metadata
-from bridge.target import Slot
 
-__all__ = ["ArrayWriter", "choose_chunks", "chunk_names", "moves_unread", "stored_chunks"]
+__all__ = [
+    "CHUNK",
+    "COMPRESSIONS",
+    "ArrayWriter",
+    "choose_chunks",
+    "chunk_names",
+    "moves_unread",
+    "parse_compression",
+    "stored_chunks",
+]
 
 BATCH = 16 << 20
 """Bytes of arrays in one transaction (one chunk, when that is more)."""
@@ -32,8 +40,36 @@ CHUNK = 32 << 20
 """Arrays above this are cut. Orbax cuts at 2 GiB by default, and at ``chunk_byte_size`` when a
 user names one: this is the same cut, so that memory stays small."""
 
+COMPRESSIONS = "keep, none, zstd or zstd:LEVEL (1 to 22)"
+
 _SMALL = 1 << 20
+_MOST = 22
 _SEPARATOR = "."
+
+
+def parse_compression(text: str) -> tuple[bool, int | None]:
+    """What a user says of compression.
+
+    Args:
+        text: ``keep`` leaves every stored byte as it is, and compresses what has to be encoded as
+            Orbax does (zstd, level 1); ``none`` compresses nothing anew; ``zstd`` and
+            ``zstd:LEVEL`` compress whatever is not compressed, arrays of msgpack files too.
+
+    Returns:
+        Whether uncompressed arrays stay as they are, and the level of zstd (None: none).
+
+    Raises:
+        BridgeError: it is none of these.
+
+    >>> parse_compression("keep"), parse_compression("none"), parse_compression("zstd:3")
+    ((True, 1), (True, None), (False, 3))
+    """
+    name, _, level = text.partition(":")
+    if text in ("keep", "none"):
+        return True, 1 if text == "keep" else None
+    if name == "zstd" and (text == name or (level.isdecimal() and 1 <= int(level) <= _MOST)):
+        return False, int(level or 1)
+    raise BridgeError(f"compression {text!r}: expected {COMPRESSIONS}.")
 
 
 def choose_chunks(shape: tuple[int, ...], itemsize: int, limit: int = CHUNK) -> tuple[int, ...]:
@@ -92,31 +128,30 @@ def chunk_names(document: Mapping[str, Any]) -> frozenset[str]:
     return frozenset(_SEPARATOR.join(map(str, i)) for i in itertools.product(*map(range, counts)))
 
 
-def moves_unread(document: Mapping[str, Any], slot: Slot, names: Iterable[str]) -> bool:
+def moves_unread(document: Mapping[str, Any], shape: tuple[int, ...], dtype: str) -> bool:
     """Whether the stored chunks of an array are those of the slot, byte for byte.
 
     Args:
         document: the ``.zarray`` of the source.
-        slot: where it goes.
-        names: the names of the chunks that are there.
+        shape: of the slot where it goes.
+        dtype: of that slot.
 
     Returns:
         False when the array has to be decoded: another dtype, byte order or shape than the slot,
-        filters, chunks in folders, or chunks that are not stored (they count as the fill value,
-        and Orbax would call them missing).
+        filters, or chunks in folders.
     """
     try:
         text = str(document["dtype"])
-        dtype = np.dtype(getattr(ml_dtypes, text, text))
-        wanted = np.dtype(getattr(ml_dtypes, slot.dtype, slot.dtype))
+        stored = np.dtype(getattr(ml_dtypes, text, text))
+        wanted = np.dtype(getattr(ml_dtypes, dtype, dtype))
         fits = (
             document["zarr_format"] == 2  # noqa: PLR2004 - zarr 2
-            and dtype == wanted
-            and tuple(document["shape"]) == slot.shape
+            and stored == wanted
+            and tuple(document["shape"]) == shape
             and not document.get("filters")
             and document.get("dimension_separator", _SEPARATOR) == _SEPARATOR
         )
-        return fits and chunk_names(document) <= set(names)
+        return fits and bool(chunk_names(document))
     except (KeyError, TypeError, ValueError):
         return False
 
@@ -127,16 +162,18 @@ class ArrayWriter:
     Args:
         database: an open TensorStore key-value store.
         folder: where it lies, for messages.
+        level: of zstd; None for no compression.
 
     Use it as a context manager: leaving without an error commits the rest.
     """
 
-    def __init__(self, database: Any, folder: Path) -> None:
+    def __init__(self, database: Any, folder: Path, level: int | None = 1) -> None:
         import tensorstore as ts  # noqa: PLC0415
 
         self._ts = ts
         self._database = database
         self._folder = folder
+        self._level = level
         self._context = ts.Context({"cache_pool": {"total_bytes_limit": 0}})
         self._transaction = ts.Transaction()
         self._held = 0
@@ -159,11 +196,6 @@ class ArrayWriter:
             with suppress(WriteFailed):  # nothing may be writing when the folder is removed
                 self._settle()
 
-    def put(self, name: str, key: str, value: bytes) -> None:
-        """Write one key below an array's name (``.zarray`` or a chunk) as it is."""
-        self._wait(self._bound.write(f"{name}/{key}", value))
-        self._count(len(value))
-
     def write(self, name: str, value: np.ndarray[Any, Any], chunks: tuple[int, ...]) -> None:
         """Encode and write an array.
 
@@ -177,7 +209,7 @@ class ArrayWriter:
         """
         spec = {
             "driver": "zarr",
-            "metadata": zarr_metadata(value.shape, chunks),
+            "metadata": zarr_metadata(value.shape, chunks, self._level),
             "dtype": value.dtype.name,
             "recheck_cached_data": False,
             "recheck_cached_metadata": False,

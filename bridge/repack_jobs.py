@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-import json
+import functools
 import math
-from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from bridge import layout as names
 from bridge import ocdbt
 from bridge._plan import Initialised, Plan, Step
 from bridge.apply import JSON_TYPE, slot_dtype
 from bridge.errors import BridgeError
-from bridge.repack_arrays import chunk_names, moves_unread
+from bridge.repack_arrays import CHUNK, chunk_names, moves_unread
+from bridge.repack_carry import Stored
+from bridge.repack_regions import described
+from bridge.stored_values import StoredValues
 from bridge.target import Slot, SlotPath, SlotRef
-from legacy import DamagedCheckpoint, Leaf, LeafTable, format_path
-from legacy.leaves import StoredArray
+from legacy import Leaf, LeafTable, format_path
+from legacy.leaves import FileRegion, StoredArray
 
 __all__ = ["Jobs", "Move", "Place", "sort_out"]
 
@@ -50,21 +52,15 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """One array that need not be decoded: its store, its key in it, and where it goes."""
+    """One array that need not be decoded.
 
-    storage: StoredArray
+    Attributes:
+        place: where it goes.
+        values: its ``.zarray`` and its chunks, by name: bytes, or where they are stored.
+    """
+
     place: Place
-    document: Mapping[str, Any]
-
-    @property
-    def root(self) -> Path:
-        """The folder of its store."""
-        return self.storage.root
-
-    @property
-    def key(self) -> str:
-        """Its name in the store."""
-        return self.storage.key
+    values: Mapping[str, bytes | Stored]
 
 
 @dataclass(slots=True)
@@ -79,7 +75,7 @@ class Jobs:
         computed: the other steps.
         initialised: slots that no source feeds.
         json: slots of JSON items with their leaves.
-        surveys: the OCDBT databases that moves come from.
+        stored: finds stored bytes.
     """
 
     places: dict[str, tuple[Place, ...]]
@@ -89,75 +85,26 @@ class Jobs:
     computed: list[Step] = field(default_factory=list)
     initialised: list[Initialised] = field(default_factory=list)
     json: list[tuple[SlotRef, Leaf]] = field(default_factory=list)
-    surveys: dict[Path, ocdbt.Survey] = field(default_factory=dict)
-    _chosen: dict[str, Path] | None = None
-    _opened: dict[Path, Any] = field(default_factory=dict)
+    stored: StoredValues = field(default_factory=StoredValues)
 
-    def adopted(self, item: str, *, link: bool) -> tuple[Move, ...]:
-        """The moves of an item whose data files are taken over; all from one database."""
-        if self._chosen is None:
-            self._chosen = self._choose(link=link)
-        root = self._chosen.get(item)
-        return tuple(
-            m for m in self.moves if m.place.item == item and m.storage.ocdbt and m.root == root
-        )
-
-    def moved(self) -> Iterator[Move]:
-        """The moves that are not adopted, each database and folder in turn."""
-        chosen = self._chosen or {}
-        for move in sorted(self.moves, key=lambda m: (str(m.root), m.key)):
-            if not (move.storage.ocdbt and chosen.get(move.place.item) == move.root):
-                yield move
-
-    def chunks(self, move: Move) -> Iterator[tuple[str, bytes]]:
-        """The stored bytes of an array: its ``.zarray``, then its chunks, by name."""
-        if move.storage.ocdbt:
-            if move.root not in self._opened:
-                self._opened[move.root] = ocdbt.open_for_reading(move.root)
-            database = self._opened[move.root]
-            for name in (names.ZARRAY, *sorted(chunk_names(move.document))):
-                yield name, database.read(f"{move.key}/{name}").result().value
-        else:
-            for name in (names.ZARRAY, *sorted(chunk_names(move.document))):
-                file = move.root / move.key / name
-                if not file.is_file():  # a pipe would wait for a writer
-                    raise DamagedCheckpoint(
-                        f"{file}: is missing or no regular file. Take another step or a backup.",
-                        path=file,
-                    )
-                yield name, file.read_bytes()
-
-    def _choose(self, *, link: bool) -> dict[str, Path]:
-        """For each item the database whose files it takes over."""
-        weights: dict[str, Counter[Path]] = defaultdict(Counter)
-        wanted: dict[Path, set[str]] = defaultdict(set)
+    def wanted(self) -> Counter[Path]:
+        """How many bytes of each file of the source are taken over."""
+        total: Counter[Path] = Counter()
         for move in self.moves:
-            if move.storage.ocdbt:
-                weights[move.place.item][move.root] += move.place.nbytes
-                wanted[move.root].add(move.key)
-        worth = {
-            root for root, keys in wanted.items() if link or _mostly_used(self.surveys[root], keys)
-        }
-        best = {
-            item: max((n, root) for root, n in counter.items())[1]
-            for item, counter in weights.items()
-        }
-        return {item: root for item, root in best.items() if root in worth}
+            for value in move.values.values():
+                if isinstance(value, Stored):
+                    total[value.file] += value.length
+        return total
 
 
-def _mostly_used(content: ocdbt.Survey, keys: set[str]) -> bool:
-    used = sum(value.length for value in content.values(keys))
-    held = sum((content.root / file).stat().st_size for file in content.files(keys))
-    return 2 * used >= held
-
-
-def sort_out(plan: Plan, leaves: LeafTable, *, single: bool) -> Jobs:
+def sort_out(plan: Plan, leaves: LeafTable, *, single: bool, raw: bool = True) -> Jobs:
     """Decide how each slot is filled.
 
     Args:
         plan: a plan without problems.
         leaves: the leaves of the checkpoint.
         single: put all tree items into one.
+        raw: leave uncompressed bytes of a msgpack file as they are.
 
     Returns:
         The jobs; nothing has been read but the B-trees of OCDBT databases and ``.zarray`` files.
@@ -181,11 +128,11 @@ def sort_out(plan: Plan, leaves: LeafTable, *, single: bool) -> Jobs:
         places.setdefault(item, ())
     jobs = Jobs(places, empties, by_slot, initialised=list(plan.initialised))
     for step in plan.steps:
-        _sort_step(step, leaves, jobs)
+        _sort_step(step, leaves, jobs, raw=raw)
     return jobs
 
 
-def _sort_step(step: Step, leaves: LeafTable, jobs: Jobs) -> None:
+def _sort_step(step: Step, leaves: LeafTable, jobs: Jobs, *, raw: bool) -> None:
     plain = not step.transforms and len(step.sources) == len(step.slots)
     in_json = [ref not in jobs.by_slot for ref in step.slots]
     if any(in_json):
@@ -200,37 +147,45 @@ def _sort_step(step: Step, leaves: LeafTable, jobs: Jobs) -> None:
         jobs.computed.append(step)
         return
     for path, ref in zip(step.sources, step.slots, strict=True):
-        move = _as_move(leaves[path], jobs.by_slot[ref], jobs) if path in leaves else None
+        move = _as_move(leaves.get(path), jobs.by_slot[ref], jobs, raw=raw)
         if move is None:
             jobs.computed.append(replace(step, sources=(path,), slots=(ref,)))
         else:
             jobs.moves.append(move)
 
 
-def _as_move(leaf: Leaf, place: Place, jobs: Jobs) -> Move | None:
-    storage = leaf.storage
-    if not isinstance(storage, StoredArray) or storage.driver != "zarr":
-        return None
-    if storage.metadata_key is not None:
-        return None  # its description has another name than the one that would be written
-    if leaf.shape != place.slot.shape or leaf.dtype != slot_dtype(place.slot):
+def _as_move(leaf: Leaf | None, place: Place, jobs: Jobs, *, raw: bool) -> Move | None:
+    """How a leaf can be taken over as it is stored; None when it has to be decoded."""
+    if leaf is None or leaf.shape != place.slot.shape or leaf.dtype != slot_dtype(place.slot):
         return None  # computing it names the difference
-    if storage.ocdbt:
-        if storage.root not in jobs.surveys:
-            jobs.surveys[storage.root] = ocdbt.survey(storage.root)
-        content = jobs.surveys[storage.root]
-        document = content.zarrays.get(storage.key)
-        stored = [k[len(storage.key) + 1 :] for k in content.arrays.get(storage.key, ())]
-    else:
-        folder = storage.root / storage.key
-        try:
-            document = json.loads((folder / names.ZARRAY).read_bytes())
-            stored = [p.name for p in folder.iterdir() if p.exists()]
-        except (OSError, ValueError):
-            return None  # reading it as usual names what is wrong
-    if document is None or not moves_unread(document, place.slot, stored):
+    found: Mapping[str, bytes | Stored] | None = None
+    if isinstance(leaf.storage, FileRegion):
+        found = described(leaf.storage, leaf.shape, leaf.dtype, CHUNK) if raw else None
+    elif isinstance(leaf.storage, StoredArray):
+        found = _chunks(leaf.storage, place.slot, jobs)
+    return None if found is None else Move(place, found)
+
+
+def _chunks(storage: StoredArray, slot: Slot, jobs: Jobs) -> Mapping[str, bytes | Stored] | None:
+    """The ``.zarray`` and all chunks of an array, when they are what the slot takes."""
+    values = jobs.stored.of(storage)
+    text = values.get(names.ZARRAY)
+    if not isinstance(text, bytes):
+        return None  # reading it as usual names what is wrong
+    wanted = _taken_over(text, slot.shape, slot.dtype)
+    if wanted is None or not wanted <= values.keys():
+        return None  # chunks that are not stored count as the fill value
+    return {name: values[name] for name in (names.ZARRAY, *sorted(wanted))}
+
+
+@functools.lru_cache(maxsize=256)  # an array may have a million chunks
+def _taken_over(text: bytes, shape: tuple[int, ...], dtype: str) -> frozenset[str] | None:
+    """The names of the chunks that are those of a slot byte for byte; None when they are not."""
+    try:
+        document = ocdbt.parsed(text)
+    except ValueError:
         return None
-    return Move(storage, place, document)
+    return chunk_names(document) if moves_unread(document, shape, dtype) else None
 
 
 def _within(item: str, path: SlotPath, *, single: bool) -> tuple[str, SlotPath]:

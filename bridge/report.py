@@ -197,7 +197,8 @@ def verdict_text(verdict: Verdict, width: int | None = None) -> str:
         return "not verified (level none)"
     compared = (
         f"{verdict.compared:,} of {count(verdict.slots, 'value')} compared bit for bit, "
-        f"{size(verdict.nbytes)}, {verdict.seconds:.1f} s"
+        + (f"stored bytes of {verdict.sampled:,} sampled, " if verdict.sampled else "")
+        + f"{size(verdict.nbytes)}, {verdict.seconds:.1f} s"
     )
     reached = f"rung {verdict.rung} ({RUNGS[verdict.rung]})" if verdict.rung else "no rung"
     if verdict.ok:

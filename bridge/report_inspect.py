@@ -179,8 +179,10 @@ def _every_leaf(checkpoint: Checkpoint) -> Iterator[tuple[LeafPath, Leaf]]:
     alone = len(checkpoint.tree_items) == 1
     for name, table in checkpoint.items.items():
         inside = () if table.json_file is None and alone else (name,)
-        for path, leaf in table.items():
-            yield (*inside, *path), leaf
+        if inside:
+            yield from (((*inside, *path), leaf) for path, leaf in table.items())
+        else:
+            yield from table.items()
 
 
 def _total(checkpoint: Checkpoint) -> int:

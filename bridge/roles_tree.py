@@ -64,12 +64,15 @@ class State:
 def tree_of(table: LeafTable) -> Tree:
     """The table as nested dicts."""
     root: Tree = {}
+    node = root
+    parent: LeafPath = ()
     for path, leaf in table.items():
-        node = root
-        for part in path[:-1]:
-            child = node.setdefault(part, {})
-            assert isinstance(child, dict)  # noqa: S101 - LeafTable holds no leaf below a leaf
-            node = child
+        if path[:-1] != parent:  # leaves of one parent come one after the other
+            node, parent = root, path[:-1]
+            for part in parent:
+                child = node.setdefault(part, {})
+                assert isinstance(child, dict)  # noqa: S101 - LeafTable: none below a leaf
+                node = child
         node[path[-1] if path else ""] = leaf
     return root
 
@@ -194,11 +197,15 @@ def _optimized(tree: Tree, state: State) -> bool:
 def shapes_in(node: Tree, prefix: LeafPath = ()) -> dict[LeafPath, tuple[int, ...]]:
     """Shapes below a node by relative path; costs what the subtree costs, not the table."""
     found: dict[LeafPath, tuple[int, ...]] = {}
-    for name, child in node.items():
-        if isinstance(child, dict):
-            found |= shapes_in(child, (*prefix, name))
-        else:
-            found[*prefix, name] = child.shape
+
+    def below(node: Tree, prefix: LeafPath) -> None:
+        for name, child in node.items():
+            if isinstance(child, dict):
+                below(child, (*prefix, name))
+            else:
+                found[*prefix, name] = child.shape
+
+    below(node, prefix)
     return found
 
 

@@ -12,8 +12,10 @@
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -54,8 +56,9 @@ def expand(rule: MapRule, sources: Iterable[LeafPath], slots: Iterable[SlotRef])
 
     Args:
         rule: a map rule.
-        sources: paths of all leaves there are.
-        slots: names of all slots there are.
+        sources: paths of all leaves there are; for several rules :class:`~bridge.rules_index.Paths`
+            are found faster in.
+        slots: names of all slots there are; likewise :class:`~bridge.rules_index.Slots`.
 
     Returns:
         Bindings, and every problem: leaves or slots that are not there, numbers with gaps,
@@ -83,14 +86,14 @@ class Rules:
             if not isinstance(rule, Rule):
                 raise RuleError(f"{rule!r} is no rule; give Map, Ignore, Init or CastRule values.")
         taken = [r.code for r in self.rules if r.code]
-        twice = sorted({c for c in taken if taken.count(c) > 1})
+        twice = sorted(c for c, count in Counter(taken).items() if count > 1)
         if twice:
             problems = [f"two rules have the code {c!r}" for c in twice]
             raise RuleError(f"{'; '.join(problems)}. Give each its own.", problems=problems)
         named = []
+        free = {kind: _free(kind, frozenset(taken)) for kind in _ORDER}
         for rule in self.rules:
-            code = rule.code or _free(rule.kind, taken)
-            taken.append(code)
+            code = rule.code or next(free[rule.kind])
             named.append(replace(rule, code=code) if not rule.code else rule)  # type: ignore[type-var]
         named.sort(key=lambda r: _ORDER.index(r.kind))
         object.__setattr__(self, "rules", tuple(named))
@@ -158,8 +161,6 @@ class Rules:
         return write_rules(self.rules)
 
 
-def _free(kind: str, taken: list[str]) -> str:
-    n = 1
-    while f"{kind}-{n}" in taken:
-        n += 1
-    return f"{kind}-{n}"
+def _free(kind: str, taken: frozenset[str]) -> Iterator[str]:
+    """Codes for rules of a kind that the user has not used."""
+    return (code for n in itertools.count(1) if (code := f"{kind}-{n}") not in taken)

@@ -19,8 +19,9 @@ from typing import TypeAlias, TypeVar
 
 from bridge.errors import RuleError
 from bridge.patterns import Captures, Pattern
+from bridge.rules_index import PathIndex, Paths, Slots
 from bridge.target import SlotRef
-from legacy.leaves import LeafPath, format_path, natural_key
+from legacy.leaves import LeafPath, format_path
 
 __all__ = ["Binding", "Expansion", "SlotIndex", "expand_patterns", "nearest"]
 
@@ -76,16 +77,14 @@ class SlotIndex:
     """The slots a rule may fill, by path.
 
     Args:
-        slots: all of them.
+        slots: all of them; :class:`~bridge.rules_index.Slots` where there are several rules.
         item: the only item the rule is about; None for any.
     """
 
     def __init__(self, slots: Iterable[SlotRef], item: str | None) -> None:
         self.item = item
-        self.refs = tuple(s for s in slots if item is None or s.item == item)
-        self._by_path: dict[LeafPath, list[SlotRef]] = defaultdict(list)
-        for ref in self.refs:
-            self._by_path[ref.path].append(ref)
+        self._slots = Slots.of(slots).only(item)
+        self.refs = self._slots.refs
         self._suggested = 0
         self._tables: dict[tuple[Pattern, tuple[str, ...]], dict[Values, list[SlotRef]]] = {}
 
@@ -97,15 +96,15 @@ class SlotIndex:
         table = self._tables.get((to, names))
         if table is None:
             table = self._tables[to, names] = defaultdict(list)
-            for ref in self.refs:
-                found = to.match(ref.path)
+            for _, path, ref in self._slots.index.near(to):
+                found = to.match(path)
                 if found is not None:
                     table[tuple(found[n] for n in names)].append(ref)
         return table.get(tuple(captures.values()), ())
 
     def find(self, path: LeafPath, problems: list[str]) -> SlotRef | None:
         """The slot of this path; else None, and one more problem."""
-        found = self._by_path.get(path, [])
+        found = self._slots.by_path.get(path, [])
         if len(found) == 1:
             return found[0]
         where = "" if self.item is None else f" in item {self.item!r}"
@@ -116,7 +115,7 @@ class SlotIndex:
             near: list[str] = []
             if self._suggested < MAX_SUGGESTIONS:
                 self._suggested += 1
-                near = [format_path(p) for p in nearest(path, self._by_path)]
+                near = [format_path(p) for p in nearest(path, self._slots.by_path)]
             problems.append(f"there is no slot {format_path(path)}{where}{also(near)}")
         return None
 
@@ -132,19 +131,19 @@ def expand_patterns(
     Args:
         froms: all with the same captures; one leaf for each goes into a binding.
         tos: all with the same captures, and without wildcards.
-        sources: the leaves there are.
+        sources: the leaves there are; :class:`~bridge.rules_index.Paths` for several rules.
         index: the slots there are.
     """
     problems: list[str] = []
-    ordered = sorted(sources, key=natural_key)
+    every = Paths.of(sources)
     names = froms[0].captures
     common = tuple(n for n in names if n in tos[0].captures)
     try:
-        rows = _table(froms, names, ((p, p) for p in ordered), problems)
+        rows = _table(froms, names, every, problems)
     except RuleError as error:
         return Expansion((), (error.message,))
     if not rows and not problems:
-        problems += [_nothing(p, ordered) for p in froms]
+        problems += [_nothing(p, every.ordered) for p in froms]
     groups: dict[Values, dict[Values, tuple[LeafPath, ...]]] = defaultdict(dict)
     for values, row in rows.items():
         captures = dict(zip(names, values, strict=True))
@@ -166,18 +165,19 @@ def expand_patterns(
 def _table(
     patterns: Sequence[Pattern],
     names: tuple[str, ...],
-    things: Iterable[tuple[LeafPath, T]],
+    things: PathIndex[T],
     problems: list[str],
 ) -> dict[Values, tuple[T, ...]]:
     """For all captures, the thing that each pattern matches; problems where there is not one."""
     cells: dict[Values, list[list[T]]] = {}
-    for path, thing in things:
-        for column, pattern in enumerate(patterns):
-            captures = pattern.match(path)
-            if captures is not None:
-                values = tuple(captures[n] for n in names)
-                row = cells.setdefault(values, [[] for _ in patterns])
-                row[column].append(thing)
+    likely = [[(r, c) for r in things.near(p)] for c, p in enumerate(patterns)]
+    # in the order of the things, whichever pattern they are for
+    for (_, path, thing), column in heapq.merge(*likely, key=lambda one: (one[0][0], one[1])):
+        captures = patterns[column].match(path)
+        if captures is not None:
+            values = tuple(captures[n] for n in names)
+            row = cells.setdefault(values, [[] for _ in patterns])
+            row[column].append(thing)
     table = {}
     for values, row in cells.items():
         for pattern, cell in zip(patterns, row, strict=True):
@@ -204,7 +204,7 @@ def _slots(
             return tuple(r for r in refs if r is not None) if None not in refs else ()
         bound = [to.bind(captures) for to in tos]
         near = dict.fromkeys(r for to in tos for r in index.candidates(to, captures))
-        rows = _table(bound, spread, ((r.path, r) for r in near), problems)
+        rows = _table(bound, spread, PathIndex((r.path, r) for r in near), problems)
     except RuleError as error:
         problems.append(error.message)
         return ()

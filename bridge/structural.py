@@ -6,12 +6,14 @@ model whose attributes bear those names, and into ``nnx.bridge.ToNNX(linen_modul
 
 from __future__ import annotations
 
+from bridge.claims import canonical
 from bridge.draft import Draft, spec_of
 from bridge.feeds import Feed
 from bridge.names import BOX
 from bridge.roles import Group, Roles, State
 from bridge.rule_text import quoted
 from bridge.rules import Map, Rules
+from bridge.rules_index import PathIndex
 from bridge.target import EPHEMERAL, Slot, SlotPath, SlotRef
 from bridge.words import bundled_name
 from legacy import LeafPath, format_path
@@ -63,6 +65,7 @@ def structural_slots(draft: Draft, rules: Rules, feeds: list[Feed]) -> None:
     renames = [r for r in rules.rules if isinstance(r, Map)]
     for feed in feeds:
         places: dict[SlotPath, LeafPath] = {}
+        renamed = _renamed(renames, feed)
         for group in feed.groups:
             siblings = _children(group)
             for rel in group.paths:
@@ -71,7 +74,7 @@ def structural_slots(draft: Draft, rules: Rules, feeds: list[Feed]) -> None:
                 if full in draft.ignored or leaf.kind not in ("array", "scalar", "key"):
                     continue
                 variable = (group.collection, *rel)
-                path = _renamed(renames, variable, feed.item) or _unboxed(rel, siblings)
+                path = renamed.get(variable) or _unboxed(rel, siblings)
                 if path in places:
                     _clash(draft, places[path], full, variable, path)
                     continue
@@ -114,13 +117,22 @@ def _unboxed(path: LeafPath, children: dict[LeafPath, int]) -> SlotPath:
     return path[:-1] if boxed else path
 
 
-def _renamed(rules: list[Map], path: LeafPath, item: str) -> SlotPath | None:
+def _renamed(rules: list[Map], feed: Feed) -> dict[LeafPath, SlotPath]:
+    """What the first rule that matches a leaf calls it, by variable path."""
+    if not rules:
+        return {}
+    index = PathIndex((path, path) for path in canonical(feed))
+    found: dict[LeafPath, SlotPath] = {}
     for rule in rules:
-        if len(rule.sources) == 1 and not isinstance(rule.to, tuple) and rule.item in (None, item):
-            found = rule.sources[0].match(path)
-            if found is not None and set(rule.to.captures) <= set(found):
-                return tuple(rule.to.fill(found))
-    return None
+        if len(rule.sources) == 1 and not isinstance(rule.to, tuple):
+            if rule.item not in (None, feed.item):
+                continue
+            captures = set(rule.to.captures)
+            for _, path, _ in index.near(rule.sources[0]):
+                match = None if path in found else rule.sources[0].match(path)
+                if match is not None and captures <= set(match):
+                    found[path] = tuple(rule.to.fill(match))
+    return found
 
 
 def _clash(

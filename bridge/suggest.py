@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, Sequence
 from math import prod
+from typing import TypeAlias
 
 from bridge._plan import Problem
 from bridge.match import Candidate, path_of, ref_of
@@ -48,6 +49,7 @@ def suggest(
         of_source |= {c.key: (guess, rule) for c in guess.sources}
         of_slot |= {c.key: (guess, rule) for c in guess.slots}
     near_slots, near_sources = _by_shape(slots), _by_shape(sources)
+    other_slots, other_sources = _Parts(slots), _Parts(sources)
     problems = []
     for source in sources:
         chosen = of_source.get(source.key)
@@ -69,7 +71,7 @@ def suggest(
                 message,
                 sources=(path_of(source),),
                 candidates=tuple(f"{c.key} {_shape(c)}" for c in others),
-                rule=chosen[1] if chosen else _alone(_ignore(source), source, slots),
+                rule=chosen[1] if chosen else _alone(_ignore(source), source, other_slots),
             )
         )
     for slot in slots:
@@ -83,26 +85,62 @@ def suggest(
                 f"slot {ref} {_shape(slot)} has no source",
                 slots=(ref,),
                 candidates=tuple(f"{_variable(c)} {_shape(c)}" for c in others),
-                rule=chosen[1] if chosen else _alone(init_rule(ref, _start(slot)), slot, sources),
+                rule=chosen[1]
+                if chosen
+                else _alone(init_rule(ref, _start(slot)), slot, other_sources),
             )
         )
     return problems
 
 
-def _alone(rule: str, wanted: Candidate, others: Sequence[Candidate]) -> str:
+def _alone(rule: str, wanted: Candidate, others: _Parts) -> str:
     """A rule that gives up on a leaf or slot; only as a remark where it may be part of another.
 
     Who pastes without reading must not lose the gates of a cell, or fill a fused bias with zeros.
     """
-    for other in others:
-        if _part_of_one(wanted, other):
-            name = other.key if isinstance(other.key, SlotRef) else _variable(other)
-            said = "\n".join(f"# {line}" for line in rule.splitlines())
-            return (
-                f"# {name} {_shape(other)} may be a part of it,\n# or the whole (join, stack, "
-                f"split, unstack); if it really stands alone:\n{said}"
-            )
-    return rule
+    other = others.first(wanted)
+    if other is None:
+        return rule
+    name = other.key if isinstance(other.key, SlotRef) else _variable(other)
+    said = "\n".join(f"# {line}" for line in rule.splitlines())
+    return (
+        f"# {name} {_shape(other)} may be a part of it,\n# or the whole (join, stack, "
+        f"split, unstack); if it really stands alone:\n{said}"
+    )
+
+
+_Kind: TypeAlias = "tuple[str, str, tuple[int, ...]]"
+
+
+class _Parts:
+    """Finds the first of many that one may be a part of, or the whole of.
+
+    Blocks repeat, and only collection, name and shape decide: one look for each of these is enough.
+    """
+
+    def __init__(self, candidates: Sequence[Candidate]) -> None:
+        self.known: dict[_Kind, Candidate | None] = {}
+        firsts: dict[_Kind, tuple[int, Candidate]] = {}
+        for n, c in enumerate(candidates):
+            firsts.setdefault(_kind(c), (n, c))
+        self.by_size: dict[int, list[tuple[int, Candidate]]] = defaultdict(list)
+        for n, c in firsts.values():
+            self.by_size[prod(c.shape)].append((n, c))
+        self.sizes = [n for n in self.by_size if n > 1]
+
+    def first(self, wanted: Candidate) -> Candidate | None:
+        """The first of them, in their order."""
+        kind = _kind(wanted)
+        if kind not in self.known:
+            size = prod(wanted.shape)
+            near = [n for n in self.sizes if not (size % n and n % size)] if size > 1 else []
+            found = [one for n in near for one in self.by_size[n] if _part_of_one(wanted, one[1])]
+            self.known[kind] = min(found, key=lambda one: one[0])[1] if found else None
+        return self.known[kind]
+
+
+def _kind(c: Candidate) -> _Kind:
+    return c.collection, unboxed(c.path)[-1] if c.path else "", c.shape
 
 
 def _part_of_one(a: Candidate, b: Candidate) -> bool:

@@ -163,4 +163,5 @@ def _columns(family: Sequence[Part], *, ranked: bool) -> list[list[int]]:
     found = [list(column) for column in zip(*rows, strict=True) if len(set(column)) > 1]
     if not ranked:
         return found
-    return [[sorted(set(column)).index(n) for n in column] for column in found]
+    ranks = [{n: rank for rank, n in enumerate(sorted(set(column)))} for column in found]
+    return [[rank[n] for n in column] for column, rank in zip(found, ranks, strict=True)]

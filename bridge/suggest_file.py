@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import re
 import textwrap
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain, islice
 from math import prod
 
 from bridge._plan import Plan, Problem
@@ -77,29 +78,73 @@ class _Open:
     module: tuple[str, LeafPath]
     shape: tuple[int, ...] | None
     rule: str
+    slot: bool = False
     state: bool = False  # of an optimizer
 
 
 def _forced(plan: Plan, by_rule: dict[str, list[Problem]]) -> set[str]:
     """Rules that nothing else which is open could replace."""
     sources, slots = _open_sources(plan.problems), _open_slots(plan)
-    theirs = {n: [m for m, b in enumerate(slots) if _related(a, b)] for n, a in enumerate(sources)}
-    ours = Counter(m for found in theirs.values() for m in found)
+    theirs, ours = _Others(sources, slots), _Others(slots, sources)
+    left, right = _by_rule(sources), _by_rule(slots)
     active = set()
     for rule, problems in by_rule.items():
         if not rule or _CHOICE in rule or any(not _giving(p) for p in problems):
             continue
-        left = [n for n, a in enumerate(sources) if a.rule == rule]
-        right = [m for m, b in enumerate(slots) if b.rule == rule]
+        one_side, other = left[rule], right[rule]
         if rule.startswith("[[map]]"):
-            pairs = [(n, m) for n in left for m in theirs[n]]
-            alone = all(len(theirs[n]) == 1 for n in left) and all(ours[m] == 1 for m in right)
-            inside = sorted(m for _, m in pairs) == sorted(right)
-            if alone and inside and all(_same(sources[n], slots[m]) for n, m in pairs):
+            found = [theirs.only(a) for a in one_side]
+            pairs = [(a, b) for a, b in zip(one_side, found, strict=True) if b is not None]
+            alone = len(pairs) == len(found) and all(ours.only(b) is not None for b in other)
+            inside = sorted(id(b) for _, b in pairs) == sorted(map(id, other))
+            if alone and inside and all(_same(a, b) for a, b in pairs):
                 active.add(rule)
-        elif not any(theirs[n] for n in left) and not any(ours[m] for m in right):
+        elif not any(map(theirs.any, one_side)) and not any(map(ours.any, other)):
             active.add(rule)
     return _whole_modules(active, [*sources, *slots])
+
+
+def _by_rule(side: Iterable[_Open]) -> dict[str, list[_Open]]:
+    found: dict[str, list[_Open]] = defaultdict(list)
+    for one in side:
+        found[one.rule].append(one)
+    return found
+
+
+class _Others:
+    """What else of the other side could be meant: nothing, one, or several.
+
+    Blocks repeat, and only shape, roles and side decide: each kind is set against each kind.
+    """
+
+    def __init__(self, ones: Iterable[_Open], others: Iterable[_Open]) -> None:
+        kinds: dict[Hashable, list[_Open]] = defaultdict(list)
+        for other in others:
+            kinds[_kind(other)].append(other)
+        self.found: dict[Hashable, list[_Open]] = {}
+        for one in ones:
+            if _kind(one) not in self.found:
+                near = (k for k in kinds.values() if _related(*_sides(one, k[0])))
+                # the second says that there are several
+                self.found[_kind(one)] = list(islice(chain.from_iterable(near), 2))
+
+    def any(self, one: _Open) -> bool:
+        """Whether some could be meant."""
+        return bool(self.found[_kind(one)])
+
+    def only(self, one: _Open) -> _Open | None:
+        """The only one that could be meant."""
+        found = self.found[_kind(one)]
+        return found[0] if len(found) == 1 else None
+
+
+def _kind(one: _Open) -> Hashable:
+    return one.slot, one.shape, one.state, _roles(one)
+
+
+def _sides(one: _Open, other: _Open) -> tuple[_Open, _Open]:
+    """The leaf, then the slot."""
+    return (other, one) if one.slot else (one, other)
 
 
 def _whole_modules(active: set[str], everything: Sequence[_Open]) -> set[str]:
@@ -137,7 +182,7 @@ def _open_slots(plan: Plan) -> list[_Open]:
             slot = slots[ref]
             state = slot.collection == "opt_state"
             module = (f"slot {ref.item}", ref.path[:-1])
-            found.append(_Open(ref.path, module, slot.shape, p.rule, state))
+            found.append(_Open(ref.path, module, slot.shape, p.rule, slot=True, state=state))
     return found
 
 

@@ -59,7 +59,8 @@ class _Guesser:
         slots: Sequence[Candidate],
         mapped: Mapping[LeafPath, LeafPath],
     ) -> None:
-        self.left, self.right = list(sources), list(slots)
+        # what is open, by id: each guess takes some out
+        self._left, self._right = ({id(c): c for c in side} for side in (sources, slots))
         self.guesses: list[Guess] = []
         # modules that hold others, too, are no unit: their own leaves may go to several places
         self.holders = (
@@ -148,9 +149,20 @@ class _Guesser:
 
     def _add(self, guess: Guess) -> None:
         self.guesses.append(guess)
-        done = {id(c) for c in (*guess.sources, *guess.slots)}
-        self.left = [c for c in self.left if id(c) not in done]
-        self.right = [c for c in self.right if id(c) not in done]
+        for c in guess.sources:
+            self._left.pop(id(c), None)
+        for c in guess.slots:
+            self._right.pop(id(c), None)
+
+    @property
+    def left(self) -> list[Candidate]:
+        """Open leaves."""
+        return list(self._left.values())
+
+    @property
+    def right(self) -> list[Candidate]:
+        """Open slots."""
+        return list(self._right.values())
 
 
 def _module(path: LeafPath) -> LeafPath:

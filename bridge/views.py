@@ -9,7 +9,7 @@ view is paired, what it shows is paired, with its transforms and under the code 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -24,11 +24,11 @@ __all__ = [
     "Key",
     "Leaf",
     "Sides",
+    "Swaps",
     "View",
     "leaves_of",
     "modules",
     "parts_of",
-    "replaced",
     "show",
 ]
 
@@ -106,6 +106,12 @@ class Leaf:
         return self.plain[:-1]
 
 
+class _Leaves(tuple[Leaf, ...]):  # noqa: SLOT001 - it keeps its modules
+    """Leaves that are laid out as modules once, for all layer rules that look at them."""
+
+    modules: Mapping[LeafPath, Mapping[LeafPath, Leaf]] | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Sides:
     """What a layer rule looks at, and gives back with views in it.
@@ -117,6 +123,12 @@ class Sides:
 
     left: tuple[Leaf, ...]
     right: tuple[Leaf, ...]
+
+    def __post_init__(self) -> None:
+        for name in ("left", "right"):
+            side = getattr(self, name)
+            if not isinstance(side, _Leaves):
+                object.__setattr__(self, name, _Leaves(side))
 
 
 def parts_of(key: Key) -> tuple[Part, ...]:
@@ -185,20 +197,44 @@ def show(
     return Leaf(path, one.collection, tuple(shape), one.dtype, view, path, path)
 
 
-def modules(leaves: Iterable[Leaf]) -> dict[LeafPath, dict[LeafPath, Leaf]]:
+def modules(leaves: Iterable[Leaf]) -> Mapping[LeafPath, Mapping[LeafPath, Leaf]]:
     """All that is below each module: leaf by collection and path in the module.
 
     Args:
         leaves: of one side.
     """
+    if isinstance(leaves, _Leaves) and leaves.modules is not None:
+        return leaves.modules
     found: dict[LeafPath, dict[LeafPath, Leaf]] = defaultdict(dict)
     for leaf in leaves:
         for n in range(len(leaf.normal)):
             found[leaf.normal[:n]][leaf.collection, *leaf.normal[n:]] = leaf
-    return dict(found)
+    made = dict(found)
+    if isinstance(leaves, _Leaves):
+        leaves.modules = made
+    return made
 
 
-def replaced(leaves: Iterable[Leaf], gone: Iterable[Leaf], new: Iterable[Leaf]) -> tuple[Leaf, ...]:
-    """Leaves with views in the place of what they show."""
-    ids = {id(leaf) for leaf in gone}
-    return (*(leaf for leaf in leaves if id(leaf) not in ids), *new)
+class Swaps:
+    """Leaves in which views take the place of what they show.
+
+    A block has a few such views, and a model has many blocks, so no swap looks at all leaves.
+
+    Args:
+        leaves: of one side.
+    """
+
+    def __init__(self, leaves: Iterable[Leaf]) -> None:
+        self._by_id = {id(leaf): leaf for leaf in leaves}
+
+    def swap(self, gone: Iterable[Leaf], new: Iterable[Leaf]) -> None:
+        """Take some out, and put others at the end."""
+        for leaf in gone:
+            self._by_id.pop(id(leaf), None)
+        for leaf in new:
+            self._by_id[id(leaf)] = leaf
+
+    @property
+    def leaves(self) -> tuple[Leaf, ...]:
+        """What there is now."""
+        return tuple(self._by_id.values())

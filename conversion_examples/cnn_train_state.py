@@ -95,13 +95,13 @@ def make_old_run(folder: Path) -> State:
 def main(folder: Path) -> None:
     old, new = folder / "linen_run", folder / "nnx_run"
     state = make_old_run(old)
-    print(f"made a Linen run of three steps in {old}\n")
+    print(f"made a Linen run of three steps in {old.name}\n")
 
     plan = bridge.plan(old, model=model, tx=optimizer())
     print(plan)
 
     for done in bridge.convert(old, new, plan=plan, steps="all"):
-        print(f"\nstep {done.step}: {done.output}\n{done.verdict}")
+        print(f"\nstep {done.step}: {done.output.relative_to(folder)}\n{done.verdict}")
 
     # from here on it is an NNX checkpoint like any other
     target = nnx.eval_shape(model)

@@ -1,8 +1,8 @@
-"""A custom dataclass with EMA parameters and a dropout key, in a msgpack file of flax.training.
+"""A custom dataclass with EMA, keys and DynamicScale, in a msgpack file of flax.training.
 
 Shows what becomes of things an NNX model has no place for: the EMA copy follows the mapping of
-the parameters, into ``extras`` or into a model of its own; the dropout key is kept; the config is
-carried as JSON; and nothing is dropped in silence.
+the parameters, into ``extras`` or into a model of its own; the dropout key and the loss scale of
+half precision are kept; the config is carried as JSON; and nothing is dropped in silence.
 
     python conversion_examples/dataclass_with_ema.py
 """
@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
+from flax.training.dynamic_scale import DynamicScale
 
 import bridge
 
@@ -57,6 +58,7 @@ class Everything:
     ema_params: Any
     opt_state: Any
     dropout_key: jax.Array
+    dynamic_scale: DynamicScale
     step: int
     epoch: int
     config: dict[str, Any]
@@ -83,6 +85,7 @@ def save_old(path: Path) -> Everything:
         ema_params=ema,
         opt_state=optax.adam(1e-3).init(params),
         dropout_key=jax.random.PRNGKey(42),
+        dynamic_scale=DynamicScale(scale=jnp.float32(2.0**15), fin_steps=jnp.int32(120)),
         step=700,
         epoch=7,
         config={"name": "mlp-ü", "lr": 1e-3},
@@ -112,6 +115,9 @@ def main(folder: Path) -> None:
     ema = restored.model["ema"]
     same = np.array_equal(ema(x), LinenMLP().apply({"params": old.ema_params}, x))
     print(f"\nEMA model gives what Linen gives with ema_params, bit for bit: {same}")
+    kept = restored.extras["dynamic_scale"]
+    print(f"loss scale {kept['scale']:.0f} since {kept['fin_steps']} finite steps")
+    print(f"dropout key: {np.array_equal(restored.extras['dropout_key'], old.dropout_key)}")
     print(f"carried: epoch {restored.extras['epoch']}, config {restored.extras['config']}")
     assert same
 

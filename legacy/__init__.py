@@ -11,6 +11,8 @@ It knows old formats and nothing of NNX; importing it loads neither jax, flax no
 {'a': 1}
 """
 
+from typing import TYPE_CHECKING, Any
+
 from legacy.checkpoint import Checkpoint, Format, Run, Skipped, StepEntry
 from legacy.errors import (
     AmbiguousCheckpoint,
@@ -25,7 +27,9 @@ from legacy.errors import (
 from legacy.leaves import Leaf, LeafPath, LeafTable, format_path, parse_path
 from legacy.opening import detect, open  # noqa: A004 - read as legacy.open
 from legacy.runs import find, steps_of
-from legacy.typed import restore
+
+if TYPE_CHECKING:
+    from legacy.typed import restore
 
 __all__ = [
     "AmbiguousCheckpoint",
@@ -52,3 +56,12 @@ __all__ = [
     "restore",
     "steps_of",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "restore":  # the only part that most commands do without
+        from legacy.typed import restore  # noqa: PLC0415
+
+        globals()[name] = restore
+        return restore
+    raise AttributeError(f"module 'legacy' has no attribute {name!r}")

@@ -6,7 +6,7 @@ These are plain values; :mod:`legacy.opening` makes them, and :mod:`legacy.runs`
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -104,8 +104,11 @@ class Checkpoint:
         trees = self.tree_items
         if len(trees) == 1:
             return next(iter(trees.values()))
-        moved = [table.under((name,)) for name, table in trees.items()]
         return LeafTable(
-            (leaf for table in moved for leaf in table.values()),
-            {p: n for table in moved for p, n in table.nodes.items()},
+            (
+                replace(leaf, path=(name, *path))
+                for name, table in trees.items()
+                for path, leaf in table.items()
+            ),
+            {(name, *p): node for name, table in trees.items() for p, node in table.nodes.items()},
         )

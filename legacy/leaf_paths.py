@@ -93,7 +93,7 @@ def natural_key(path: LeafPath) -> tuple[tuple[tuple[int, int, str], ...], ...]:
     >>> sorted([("Dense_10",), ("Dense_2",)], key=natural_key)
     [('Dense_2',), ('Dense_10',)]
     """
-    return tuple(_natural_part(p) for p in path)
+    return tuple(map(_natural_part, path))
 
 
 @functools.lru_cache(maxsize=1 << 16)  # names repeat from block to block

@@ -6,6 +6,7 @@ so a spelling that is not on the list is unknown, never guessed.
 
 from __future__ import annotations
 
+import functools
 import re
 from typing import Any, Final, NamedTuple
 
@@ -50,10 +51,15 @@ class DtypeAt(NamedTuple):
     @property
     def notes(self) -> tuple[str, ...]:
         """What a leaf of a msgpack file says of its dtype."""
-        found = () if self.note is None else (self.note,)
-        # jax and ml_dtypes have no big-endian arrays, but numpy has them for its own dtypes
-        ordered = self.dtype.itemsize > 1 and self.dtype.kind in "iufc"
-        return found if self.is_code or not ordered else (*found, _NO_BYTE_ORDER)
+        return _notes(self)
+
+
+@functools.lru_cache(maxsize=1 << 8)  # asked for each leaf
+def _notes(at: DtypeAt) -> tuple[str, ...]:
+    found = () if at.note is None else (at.note,)
+    # jax and ml_dtypes have no big-endian arrays, but numpy has them for its own dtypes
+    ordered = at.dtype.itemsize > 1 and at.dtype.kind in "iufc"
+    return found if at.is_code or not ordered else (*found, _NO_BYTE_ORDER)
 
 
 def resolve_dtype(spelling: str) -> DtypeAt | None:

@@ -39,6 +39,7 @@ MAX_VALUES: Final = 1 << 22
 """Far above any real checkpoint; a corrupt count over zero bytes would else eat the memory."""
 
 _MAX_AXES: Final = 64
+_MAX_STARTS: Final = 8
 _EXT_NDARRAY: Final = 1
 _EXT_COMPLEX: Final = 2
 _EXT_NPSCALAR: Final = 3
@@ -198,6 +199,8 @@ class _Scanner:
         self.open: list[_Frame] = []
         self.dtypes: dict[bytes, DtypeAt] = {}
         self.sizes: dict[tuple[tuple[int, ...], str], int | None] = {}
+        # what stands before the data of arrays, by extension type and length: blocks repeat it
+        self.starts: dict[tuple[int, int], list[tuple[bytes, ArrayAt]]] = {}
 
     def run(self) -> Any:
         try:
@@ -331,7 +334,17 @@ class _Scanner:
             raise self.truncated(f"an extension value of {nbytes} bytes")
         end = self.at + nbytes
         if code in (_EXT_NDARRAY, _EXT_NPSCALAR):
-            return self.contained(end, lambda: self.array(end, scalar=code == _EXT_NPSCALAR))
+            begin = self.at
+            starts = self.starts.setdefault((code, nbytes), [])
+            for head, like in starts:
+                offset = begin + len(head)
+                if self.buffer[begin:offset] == head:
+                    self.at = end
+                    return ArrayAt(like.shape, like.dtype, offset, like.nbytes, like.scalar)
+            found = self.contained(end, lambda: self.array(end, scalar=code == _EXT_NPSCALAR))
+            if isinstance(found, ArrayAt) and len(starts) < _MAX_STARTS:
+                starts.append((self.buffer[begin : found.offset], found))
+            return found
         if code == _EXT_COMPLEX:
             return self.contained(end, lambda: self.complex(end))
         if code == _EXT_TUPLE:

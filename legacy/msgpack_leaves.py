@@ -12,7 +12,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
@@ -27,8 +27,7 @@ _CHUNKED: Final = "__msgpack_chunked_array__"
 _CHUNKED_KEYS: Final = frozenset({_CHUNKED, "shape", "chunks"})
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(NamedTuple):
     """The file that leaves point into, and its map."""
 
     file: Path
@@ -130,6 +129,8 @@ def _array_leaf(path: LeafPath, value: ArrayAt, place: Place) -> Leaf:
 
 @dataclass(frozen=True, slots=True)
 class _Value:
+    """A value that is known already."""
+
     value: Any
 
     def __call__(self, _: Index | None) -> Any:
@@ -138,6 +139,8 @@ class _Value:
 
 @dataclass(frozen=True, slots=True)
 class _Bytes:
+    """Copies bytes out of the map."""
+
     place: Place
     at: BytesAt
 

@@ -7,7 +7,6 @@ chooses and not we.
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 from dataclasses import replace
@@ -31,7 +30,7 @@ from legacy.orbax_documents import looking
 from legacy.paths import absolute
 from legacy.runs import contents_in_words, steps_of
 from legacy.step_names import split_step, step_of
-from legacy.survey import kind_of, survey
+from legacy.survey import FolderKind, kind_of, survey
 from legacy.unfinished import not_committed
 
 if TYPE_CHECKING:
@@ -152,6 +151,8 @@ def _nothing_at(place: Path) -> str:
         names = sorted(entry.name for entry in parent.iterdir())
     except OSError:
         return f"{said}, which may not be listed."
+    import difflib  # noqa: PLC0415 - only after a mistake
+
     close = difflib.get_close_matches(child, names, n=_NEAR) or names[:_NEAR]
     if not close:
         return f"{said}, and it is empty."
@@ -159,8 +160,8 @@ def _nothing_at(place: Path) -> str:
 
 
 def _open_folder(folder: Path, step: float | None) -> Checkpoint:
-    if kind_of(folder) is not None:
-        return require_step(_open_items(folder), step)
+    if (kind := kind_of(folder)) is not None:
+        return require_step(_open_items(folder, kind), step)
     run = steps_of(folder)
     if run.kind == "single":
         return replace(require_step(_open_entry(run.steps[0]), step), skipped=run.skipped)
@@ -262,8 +263,8 @@ def _part_of(file: Path, kind: Format) -> Format:
     return replace(kind, evidence=(*kind.evidence, doubt))
 
 
-def _open_items(folder: Path) -> Checkpoint:
-    kind = kind_of(folder)
+def _open_items(folder: Path, kind: FolderKind | None = None) -> Checkpoint:
+    kind = kind or kind_of(folder)
     if kind is None:
         raise NotACheckpoint(contents_in_words(survey(folder)), path=folder)
     reason = not_committed(folder)

@@ -21,7 +21,9 @@ from legacy.leaves import LeafTable, unreadable
 from legacy.nnx_era import nnx_era
 from legacy.orbax_documents import (
     cannot_look,
+    entries_of,
     entry_kind,
+    is_folder,
     leads_out,
     list_folder,
     out_of_checkpoint,
@@ -34,6 +36,7 @@ from legacy.orbax_metadata import (
     STEP_METADATA,
     TREE_METADATA,
     V1_MARKER,
+    StepMetadata,
     read_step_metadata,
 )
 from legacy.orbax_stores import has_manifest, process_databases
@@ -44,7 +47,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from pathlib import Path
 
-__all__ = ["is_step_folder", "is_tree_folder", "open_items", "open_tree"]
+__all__ = ["holds_items", "is_step_folder", "is_tree_folder", "open_items", "open_tree"]
 
 TEMPORARY: Final = ".orbax-checkpoint-tmp"
 DESCRIPTOR: Final = "descriptor"
@@ -85,7 +88,7 @@ def open_tree(folder: Path) -> tuple[LeafTable, Format]:
     ('none', 'orbax 0.3-0.4 (2023)')
     """
     tree = read_tree(folder)
-    return tree.table, _format([tree], folder, ())
+    return tree.table, _format([tree], folder, (), read_step_metadata(folder))
 
 
 def open_items(folder: Path) -> tuple[Mapping[str, LeafTable], Format, Mapping[str, Any]]:
@@ -122,7 +125,7 @@ def open_items(folder: Path) -> tuple[Mapping[str, LeafTable], Format, Mapping[s
         tree = read_tree(folder)
         step = read_step_metadata(folder)
         custom = (step.custom if step else None) or tree.custom
-        return {DEFAULT_ITEM: tree.table}, _format([tree], folder, ()), custom
+        return {DEFAULT_ITEM: tree.table}, _format([tree], folder, (), step), custom
     refuse_links(folder)
     step = read_step_metadata(folder)
     tables: dict[str, LeafTable] = {}
@@ -155,7 +158,7 @@ def open_items(folder: Path) -> tuple[Mapping[str, LeafTable], Format, Mapping[s
             path=folder,
         )
     custom = step.custom if step is not None else {}
-    return tables, _format(trees, folder, evidence), custom
+    return tables, _format(trees, folder, evidence, step), custom
 
 
 def is_tree_folder(folder: Path) -> bool:
@@ -176,15 +179,17 @@ def is_tree_folder(folder: Path) -> bool:
     >>> is_tree_folder(Path(tempfile.mkdtemp()))
     False
     """
-    if entry_kind(folder) != "folder":
+    base = str(folder)  # joining paths costs more than looking
+    if entry_kind(base) != "folder":
         return False
-    if entry_kind(folder / TREE_METADATA) == "file" or has_manifest(folder):
+    if entry_kind(f"{base}/{TREE_METADATA}") == "file" or has_manifest(base):
         return True
-    if entry_kind(folder / AGGREGATE) == "file" and _is_msgpack(folder / AGGREGATE):
+    if entry_kind(f"{base}/{AGGREGATE}") == "file" and _is_msgpack(folder / AGGREGATE):
         return True
+    places = [entry.path for entry in entries_of(folder) if is_folder(entry)]
     return bool(process_databases(folder)) or any(
-        entry_kind(folder / name / file) == "file"
-        for name in list_folder(folder)
+        entry_kind(f"{place}/{file}") == "file"
+        for place in places
         for file in (ZARR2_METADATA, ZARR3_METADATA)
     )
 
@@ -207,9 +212,17 @@ def is_step_folder(folder: Path) -> bool:
     >>> is_step_folder(Path(tempfile.mkdtemp()))
     False
     """
-    if entry_kind(folder) != "folder" or is_tree_folder(folder):
-        return False
-    if any(entry_kind(folder / name) == "file" for name in (STEP_METADATA, V1_MARKER)):
+    return entry_kind(folder) == "folder" and not is_tree_folder(folder) and holds_items(folder)
+
+
+def holds_items(folder: Path) -> bool:
+    """As :func:`is_step_folder`, of a folder that is known to be no tree.
+
+    >>> from pathlib import Path
+    >>> holds_items(Path("/nowhere/at/all"))
+    False
+    """
+    if any(entry_kind(f"{folder}/{name}") == "file" for name in (STEP_METADATA, V1_MARKER)):
         return True
     return any(
         _is_item(folder / name) for name in _item_names(folder) if not _STEP_NAME.fullmatch(name)
@@ -228,12 +241,12 @@ def _is_msgpack(file: Path) -> bool:
 
 def _item_names(folder: Path) -> list[str]:
     return [
-        name
-        for name in list_folder(folder)
-        if not name.startswith(".")
-        and name != DESCRIPTOR
-        and TEMPORARY not in name
-        and entry_kind(folder / name) == "folder"
+        entry.name
+        for entry in entries_of(folder)
+        if not entry.name.startswith(".")
+        and entry.name != DESCRIPTOR
+        and TEMPORARY not in entry.name
+        and is_folder(entry)
     ]
 
 
@@ -308,12 +321,13 @@ def _era_of(trees: list[OpenedTree]) -> str:
     return min(trees, key=lambda tree: (tree.era.startswith(UNKNOWN), not tree.has_types)).era
 
 
-def _format(trees: list[OpenedTree], folder: Path, evidence: Iterable[str]) -> Format:
+def _format(
+    trees: list[OpenedTree], folder: Path, evidence: Iterable[str], step: StepMetadata | None
+) -> Format:
     is_v1 = entry_kind(folder / V1_MARKER) is not None
     marks = [f"the file {V1_MARKER}"] if is_v1 else []
-    handlers = read_step_metadata(folder)
-    if not is_v1 and handlers is not None and handlers.items:
-        is_v1 = any(_V1_HANDLERS in handler for handler in handlers.items.values())
+    if not is_v1 and step is not None and step.items:
+        is_v1 = any(_V1_HANDLERS in handler for handler in step.items.values())
         marks = ["handlers of Orbax v1"] if is_v1 else []
     found = [fact for tree in trees for fact in tree.evidence]
     nnx = next(filter(None, (nnx_era(tree.table) for tree in trees)), None)

@@ -7,10 +7,9 @@ zarr arrays with an OCDBT database, have a database for each process that was ne
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from legacy.errors import DamagedCheckpoint, LegacyError, UnsupportedCheckpoint
 from legacy.orbax_folders import Folder, escapes
@@ -36,8 +35,7 @@ if TYPE_CHECKING:
 __all__ = ["ArrayStores"]
 
 
-@dataclass(frozen=True, slots=True)
-class _At:
+class _At(NamedTuple):
     store: Database | Folder | Scattered
     key: str
     text: tuple[str, bytes] | None = None
@@ -144,6 +142,8 @@ class ArrayStores:
         return None
 
     def _in_folder(self, name: str) -> _At | LegacyError | None:
+        if (known := self.folder.plain_metadata(name)) is not None:
+            return _At(self.folder, name, known)
         if escapes(name):
             self.folder.metadata(name)  # raises
         for spelled in dict.fromkeys((name, name.replace("\\", "/"))):

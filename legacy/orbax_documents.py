@@ -17,12 +17,15 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 from legacy.errors import CannotLook, DamagedCheckpoint, LegacyError, UnsupportedCheckpoint
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
 __all__ = [
     "cannot_look",
+    "count_keys",
+    "entries_of",
     "entry_kind",
     "expect",
+    "is_folder",
     "leads_out",
     "list_folder",
     "looking",
@@ -30,19 +33,22 @@ __all__ = [
     "out_of_checkpoint",
     "parse_json",
     "read_json",
+    "read_plain",
     "read_regular",
     "refuse_links",
 ]
 
 MAX_DOCUMENT: Final = 1 << 29
 MAX_DEPTH: Final = 256
+_SMALL: Final = 1 << 14
+_PLAIN_FLAGS: Final = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
 
 T = TypeVar("T")
 _GONE: Final = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 """Nothing is there, and a link that leads to itself leads to nothing."""
 
 
-def entry_kind(path: Path) -> str | None:
+def entry_kind(path: Path | str) -> str | None:
     """``file``, ``folder`` or ``other``; None where nothing is.
 
     Raises:
@@ -57,7 +63,7 @@ def entry_kind(path: Path) -> str | None:
     except OSError as error:
         if error.errno in _GONE:
             return None
-        cannot_look(path, error)
+        cannot_look(Path(path), error)
     except ValueError:  # a NUL in the name
         return None
     if stat.S_ISDIR(mode):
@@ -77,6 +83,28 @@ def list_folder(folder: Path) -> list[str]:
         if error.errno in _GONE:
             return []
         cannot_look(folder, error)
+
+
+def entries_of(folder: Path) -> list[os.DirEntry[str]]:
+    """The entries of a folder by name, as :func:`list_folder`; most know what they are at once.
+
+    Raises:
+        CannotLook: the folder cannot be listed.
+    """
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(entries, key=lambda entry: entry.name)
+    except OSError as error:
+        if error.errno in _GONE:
+            return []
+        cannot_look(folder, error)
+
+
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry is a folder, or a link to one; as :func:`entry_kind`, mostly for nothing."""
+    if entry.is_symlink():
+        return entry_kind(entry.path) == "folder"
+    return entry.is_dir(follow_symlinks=False)
 
 
 def cannot_look(path: Path, error: OSError) -> NoReturn:
@@ -110,10 +138,12 @@ def refuse_links(folder: Path) -> None:
     Raises:
         UnsupportedCheckpoint: there is one; the message says where it leads.
     """
-    for name in list_folder(folder):
-        real = leads_out(f"{folder}/{name}", folder)
+    for entry in entries_of(folder):
+        if not entry.is_symlink():
+            continue
+        real = leads_out(entry.path, folder)
         if real is not None and os.path.isfile(real):  # noqa: PTH113
-            raise out_of_checkpoint(folder / name, real)
+            raise out_of_checkpoint(folder / entry.name, real)
 
 
 def out_of_checkpoint(place: Path, real: str) -> UnsupportedCheckpoint:
@@ -145,8 +175,12 @@ disk mounted? Make it readable and try again.
         cannot_look(Path(error.filename or place), error)
 
 
-def read_json(file: Path) -> Any:
+def read_json(file: Path, keys_in: Callable[[Any], int] | None = None) -> Any:
     """Parse a JSON document of a checkpoint.
+
+    Args:
+        file: the document.
+        keys_in: as for :func:`parse_json`.
 
     Returns:
         The parsed value, or None where there is no such file. (No document of Orbax is ``null``.)
@@ -161,7 +195,7 @@ def read_json(file: Path) -> Any:
         if error.errno in _GONE:
             return None
         cannot_look(file, error)
-    return None if raw is None else parse_json(raw, str(file), file)
+    return None if raw is None else parse_json(raw, str(file), file, keys_in)
 
 
 def read_regular(file: Path | str) -> bytes | None:
@@ -190,19 +224,51 @@ def read_regular(file: Path | str) -> bytes | None:
     )
 
 
+def read_plain(file: str) -> bytes | None:
+    """The content of a small document that is a plain file; None for everything else.
+
+    Whoever gets None looks closer: at a link, a pipe, a large file or one that may not be read.
+
+    Raises:
+        FileNotFoundError: nothing is there, not even a link.
+    """
+    try:
+        opened = os.open(file, _PLAIN_FLAGS)
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError):
+        return None
+    try:
+        is_file = stat.S_ISREG(os.fstat(opened).st_mode)
+        text = os.read(opened, _SMALL) if is_file else None
+    except OSError:
+        return None
+    finally:
+        os.close(opened)
+    return None if text is None or len(text) == _SMALL else text
+
+
 def _at_once(file: str, flags: int) -> int:
     return os.open(file, flags | os.O_NONBLOCK)  # else a pipe waits for its writer
 
 
-def parse_json(raw: bytes, where: str, file: Path) -> Any:
+def parse_json(
+    raw: bytes, where: str, file: Path, keys_in: Callable[[Any], int] | None = None
+) -> Any:
     """Parse the JSON text ``raw``; ``where`` says in messages what it is.
+
+    ``keys_in`` counts the keys of all objects of a parsed document, for a form in which that goes
+    quicker than by looking everywhere. It may count too few: then the text is parsed again, slowly.
 
     >>> from pathlib import Path
     >>> parse_json(b"[1]", "x", Path("x"))
     [1]
     """
     try:
-        return json.loads(raw, object_pairs_hook=_unique)
+        value = json.loads(raw)
+        # each key is followed by a colon, so none can be hidden where there are as many of both
+        if (keys_in or count_keys)(value) < raw.count(b":"):
+            value = json.loads(raw, object_pairs_hook=_unique)
     except RecursionError as error:
         raise DamagedCheckpoint(f"{where}: JSON nested too deeply.", path=file) from error
     except ValueError as error:
@@ -213,6 +279,21 @@ def parse_json(raw: bytes, where: str, file: Path) -> Any:
             path=file,
             offset=offset,
         ) from error
+    return value
+
+
+def count_keys(value: Any) -> int:
+    """How many keys all objects of a document have; half the price of looking at each of them."""
+    found = 0
+    waiting = [value]
+    while waiting:
+        value = waiting.pop()
+        if type(value) is dict:
+            found += len(value)
+            waiting.extend(value.values())
+        elif type(value) is list:
+            waiting.extend(value)
+    return found
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

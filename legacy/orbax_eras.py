@@ -49,8 +49,9 @@ NOT_COMMITTED: Final = "not committed"
 def layout_of(arrays: list[FoundArray], *, aggregate: bool, stores: ArrayStores) -> frozenset[str]:
     """How the arrays of a tree lie, in the words of :attr:`legacy.checkpoint.Format.layout`."""
     found = {"aggregate"} if aggregate else set()
-    for stored in {array.layout for array in arrays}:
-        found |= stored
+    alike = {(type(array.store), array.metadata.driver): array for array in arrays}
+    for array in alike.values():
+        found |= array.layout
     if not found:
         found = {"aggregate" if stores.main is None else "ocdbt"}
     return frozenset(found)

@@ -16,10 +16,12 @@ from typing import TYPE_CHECKING, Final
 from legacy.errors import DamagedCheckpoint, UnsupportedCheckpoint
 from legacy.orbax_documents import (
     cannot_look,
+    entries_of,
     entry_kind,
     leads_out,
     list_folder,
     out_of_checkpoint,
+    read_plain,
     read_regular,
 )
 from legacy.orbax_zarr import ZARR2_METADATA, ZARR3_METADATA, other_metadata
@@ -79,13 +81,35 @@ class Folder:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.names = frozenset(list_folder(root))
+        entries = entries_of(root)
+        self.names = frozenset([entry.name for entry in entries])
+        # no links, and no name that means another place
+        plain = [e.name for e in entries if "\\" not in e.name and e.is_dir(follow_symlinks=False)]
+        self.folders = frozenset(plain)
 
     def arrays(self) -> Iterator[str]:
         """The names of all arrays, found by walking; symbolic links are not followed."""
         for place, _, files in os.walk(self.root, onerror=_refuse):
             if any(name in files for name in _NAMES) or self._otherwise_named(place, files):
                 yield str(Path(place).relative_to(self.root))
+
+    def plain_metadata(self, name: str) -> tuple[str, bytes] | None:
+        """What :meth:`metadata` gives, where nothing about the array is unusual, else None.
+
+        Of ten thousand arrays all are like that. A link anywhere, two formats, or none: None.
+        """
+        if name not in self.folders:
+            return None
+        found = None
+        for file in _NAMES:
+            try:
+                text = read_plain(f"{self.root}/{name}/{file}")
+            except FileNotFoundError:
+                continue
+            if text is None or found is not None:
+                return None
+            found = (file, text)
+        return found
 
     def metadata(self, name: str) -> tuple[str, bytes] | None:
         """The name and the text of the metadata file of an array; None where there is none.

@@ -7,7 +7,7 @@ are only the names of the arrays. Two indices that name different leaves are ref
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Final, NoReturn, TypeAlias
+from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn, TypeAlias
 
 from legacy.errors import DamagedCheckpoint, LegacyError, NotACheckpoint, UnsupportedCheckpoint
 from legacy.flax_msgpack import index_msgpack
@@ -46,6 +46,7 @@ __all__ = [
 ]
 
 _SHOWN: Final = 5
+_HOLLOW: Final = frozenset({NONE_TYPE, *EMPTY_TYPES})
 _MAPS: Final = frozenset(bytes([code]) for code in (*range(0x80, 0x90), 0xDE, 0xDF))
 _DOTS: Final = (
     "there is no index, only the names of the arrays: a dot in a key cannot be told from nesting, "
@@ -74,8 +75,7 @@ Parts: TypeAlias = tuple[list[Leaf], dict[LeafPath, Node]]
 """Leaves and nodes of an aggregate file."""
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
+class Wanted(NamedTuple):
     """A leaf whose value is not in the index: an array, or a string."""
 
     path: LeafPath
@@ -187,10 +187,15 @@ def from_metadata(metadata: TreeMetadata, aggregate: Parts | None, folder: Path)
         _compare(metadata, known, folder)
         index.nodes.update({p: n for p, n in aggregate[1].items() if n.container == "tuple"})
     none_note = _none_note(metadata, has_aggregate=aggregate is not None)
-    # a save in parts (Orbax v1) leaves the entry of a dict that was empty at first
-    inner = {entry.path[:n] for entry in metadata.entries for n in range(len(entry.path))}
+    inner: set[LeafPath] = set()
+    if any(entry.value_type in EMPTY_TYPES for entry in metadata.entries):
+        # a save in parts (Orbax v1) leaves the entry of a dict that was empty at first
+        inner = {entry.path[:n] for entry in metadata.entries for n in range(len(entry.path))}
     for entry in metadata.entries:
         leaf = known.get(entry.path)
+        if leaf is None and entry.value_type not in _HOLLOW:
+            index.wanted.append(Wanted(entry.path, ".".join(entry.path), entry.value_type))
+            continue
         if entry.value_type in EMPTY_TYPES and entry.path in inner:
             continue
         if leaf is not None and _is_text_for_array(leaf, entry.value_type):
@@ -222,8 +227,7 @@ def _none_note(metadata: TreeMetadata, *, has_aggregate: bool) -> str:
 
 def _compare(metadata: TreeMetadata, known: Mapping[LeafPath, Leaf], folder: Path) -> None:
     """Refuse two indices that name different leaves; None and empties come and go harmlessly."""
-    empties = {NONE_TYPE, *EMPTY_TYPES}
-    named = {entry.path: entry.value_type in empties for entry in metadata.entries}
+    named = {entry.path: entry.value_type in _HOLLOW for entry in metadata.entries}
     only_json = [p for p, is_empty in named.items() if p not in known and not is_empty]
     only_msgpack = [
         p for p, leaf in known.items() if p not in named and leaf.kind not in ("none", "empty")

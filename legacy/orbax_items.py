@@ -14,7 +14,14 @@ import numpy as np
 
 from legacy.errors import DamagedCheckpoint, LegacyError
 from legacy.leaves import Index, Kind, Leaf, LeafPath, LeafTable, Node
-from legacy.orbax_documents import MAX_DEPTH, entry_kind, expect, list_folder, read_json
+from legacy.orbax_documents import (
+    MAX_DEPTH,
+    entries_of,
+    entry_kind,
+    expect,
+    is_folder,
+    read_json,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -43,7 +50,7 @@ def json_file_of(folder: Path) -> Path | None:
     Raises:
         CannotLook: the folder cannot be looked into.
     """
-    return next((folder / n for n in JSON_FILES if entry_kind(folder / n) == "file"), None)
+    return next((folder / n for n in JSON_FILES if entry_kind(f"{folder}/{n}") == "file"), None)
 
 
 def random_key_folder(item: Path) -> tuple[Path, bool] | None:
@@ -53,10 +60,10 @@ def random_key_folder(item: Path) -> tuple[Path, bool] | None:
         CannotLook: the folder cannot be looked into.
     """
     for name in (JAX_KEY, NUMPY_KEY):
-        if entry_kind(item / name) == "folder":
+        if entry_kind(f"{item}/{name}") == "folder":
             return item / name, name == JAX_KEY
     # the handlers take another name for the folder; then only the two folders tell what it is
-    folders = [name for name in list_folder(item) if entry_kind(item / name) == "folder"]
+    folders = [entry.name for entry in entries_of(item) if is_folder(entry)]
     if len(folders) == 2 and folders[1] == f"{folders[0]}{KEY_DOCUMENT}":  # noqa: PLR2004
         says = _says(item / folders[1] / JSON_FILES[0])
         if says in (TYPED, _LEGACY):

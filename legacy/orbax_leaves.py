@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import TYPE_CHECKING, Final
 
-import numpy as np
-
 from legacy.errors import LegacyError, UnsupportedCheckpoint
 from legacy.leaves import Kind, Leaf, LeafPath, format_path, unreadable
 from legacy.orbax_index import UNTYPED, TreeIndex, Wanted
@@ -23,8 +21,6 @@ from legacy.orbax_reader import ArrayReader, FoundArray
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from pathlib import Path
-
-    from legacy.orbax_zarr import ArrayMetadata
 
 __all__ = ["LeafMaker"]
 
@@ -54,10 +50,12 @@ class LeafMaker:
     def __init__(self, index: TreeIndex, metadata: TreeMetadata | None, root: Path) -> None:
         self.metadata = metadata
         self.notes = index.notes
-        self.impls: Mapping[str, str | None] | None = None
+        self.complete = metadata is not None and metadata.stores_fill_value
+        self.tells_keys = metadata is not None and CUSTOM_METADATA in metadata.keys
+        self.impls: Mapping[str, str | None] = {}
         self.no_impls: LegacyError | None = None
         try:
-            self.impls = random_key_impls(root)
+            self.impls = random_key_impls(root) or {}
         except LegacyError as error:
             self.no_impls = error
         self.paths: defaultdict[str, list[LeafPath]] = defaultdict(list)
@@ -81,12 +79,12 @@ class LeafMaker:
     def array(self, want: Wanted, found: FoundArray) -> Leaf:
         """The leaf of a stored array, with what its files no longer say."""
         facts = found.metadata
-        if self.no_impls is not None and _may_be_key(facts):
+        if self.no_impls is not None and facts.may_be_key:
             # a typed key or plain numbers: the broken document is the only one that knows
             return unreadable(want.path, self.no_impls, shape=facts.shape, dtype=facts.dtype)
-        complete = self.metadata is not None and self.metadata.stores_fill_value
+        complete = self.complete
         kind: Kind = "scalar" if want.value_type == SCALAR_TYPE and not facts.shape else "array"
-        impl = (self.impls or {}).get(want.name)
+        impl = self.impls.get(want.name)
         kind = "key" if impl is not None else kind
         leaf = Leaf(
             want.path,
@@ -98,27 +96,26 @@ class LeafMaker:
             storage=found.stored if found.opens_in_place else None,
             key_impl=impl,
             chunks=facts.chunks,
-            notes=(*self.notes, *found.notes, *self._doubts(found, want, impl, complete=complete)),
+            notes=(*self.notes, *found.notes, *self._doubts(found, want, impl)),
         )
         return self._checked(leaf, want)
 
-    def _doubts(
-        self, found: FoundArray, want: Wanted, impl: str | None, *, complete: bool
-    ) -> Iterable[str]:
+    def _doubts(self, found: FoundArray, want: Wanted, impl: str | None) -> Iterable[str]:
         facts = found.metadata
-        if facts.fills and not complete and found.lacks_chunks():
-            yield _UNSTORED
+        doubts = []
+        if facts.fills and not self.complete and found.lacks_chunks():
+            doubts.append(_UNSTORED)
         if self.metadata is None and not facts.shape:
-            yield UNTYPED
+            doubts.append(UNTYPED)
         if (
-            impl is None
-            and want.name not in (self.impls or {})
+            self.tells_keys
+            and facts.may_be_key
+            and impl is None
+            and want.name not in self.impls
             and want.value_type in (None, ARRAY_TYPE)
-            and self.metadata is not None
-            and CUSTOM_METADATA in self.metadata.keys
-            and _may_be_key(facts)
         ):
-            yield _PERHAPS_KEY
+            doubts.append(_PERHAPS_KEY)
+        return doubts
 
     def _checked(self, leaf: Leaf, want: Wanted) -> Leaf:
         if len(self.paths[want.name]) == 1:
@@ -131,7 +128,3 @@ class LeafMaker:
             leaf=want.path,
         )
         return unreadable(want.path, lost, notes=leaf.notes)
-
-
-def _may_be_key(facts: ArrayMetadata) -> bool:
-    return facts.dtype == np.uint32 and facts.shape[-1:] in ((2,), (4,))

@@ -8,14 +8,14 @@ The documents are read here into plain values. Facts are from orbax-checkpoint's
 from __future__ import annotations
 
 import ast
-from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
 
 from legacy.errors import DamagedCheckpoint
 from legacy.leaves import LeafPath, Node, format_path
 from legacy.orbax_documents import (
     MAX_DEPTH,
+    count_keys,
     entry_kind,
     expect,
     list_folder,
@@ -82,6 +82,10 @@ _ARRAY_KEYS: Final = frozenset({PARAM_NAME, EXT_METADATA, "write_shape", "chunk_
 
 SEQUENCE_KEY: Final = 1
 DICT_KEY: Final = 2
+_DICT: Final = [DICT_KEY]
+_OBJECT: Final = frozenset({dict})
+_STR: Final = frozenset({str})
+_INT: Final = frozenset({int})
 ARRAY_TYPE: Final = "jax.Array"
 STRING_TYPE: Final = "string"
 SCALAR_TYPE: Final = "scalar"
@@ -91,16 +95,14 @@ EMPTY_TYPES: Final = MappingProxyType(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class TreeEntry:
+class TreeEntry(NamedTuple):
     """One leaf of ``_METADATA``: where it is, and the name of the type that was saved."""
 
     path: LeafPath
     value_type: str
 
 
-@dataclass(frozen=True, slots=True)
-class TreeMetadata:
+class TreeMetadata(NamedTuple):
     """What ``_METADATA`` says of a tree.
 
     Attributes:
@@ -124,8 +126,7 @@ class TreeMetadata:
     custom: Mapping[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class StepMetadata:
+class StepMetadata(NamedTuple):
     """What ``_CHECKPOINT_METADATA`` says: handler names by item (None: one tree), and custom."""
 
     items: Mapping[str, str] | None
@@ -149,7 +150,7 @@ def read_tree_metadata(folder: Path) -> TreeMetadata | None:
     ``str(tuple)``; ``key_metadata`` has the same path without quoting, and must agree.
     """
     file = folder / TREE_METADATA
-    document = read_json(file)
+    document = read_json(file, _keys_in)
     if document is None:
         if entry_kind(file) is None:
             return None
@@ -157,7 +158,8 @@ def read_tree_metadata(folder: Path) -> TreeMetadata | None:
     expect(document, dict, file, "(whole document)")
     rows = expect(document.get(TREE_KEY), dict, file, TREE_KEY)
     types: dict[LeafPath, int] = {}
-    entries = [_entry(label, row, file, types) for label, row in rows.items()]
+    above: dict[LeafPath, list[int]] = {}
+    entries = [_entry(label, row, file, types, above) for label, row in rows.items()]
     nodes = {path: Node("list") for path, kind in types.items() if kind == SEQUENCE_KEY}
     rich = optional(document, VALUE_TREE, str, file)
     nodes |= {} if rich is None else rich_nodes(rich, file)
@@ -172,16 +174,39 @@ def read_tree_metadata(folder: Path) -> TreeMetadata | None:
     )
 
 
-def _entry(label: str, row: Any, file: Path, types: dict[LeafPath, int]) -> TreeEntry:
+def _keys_in(document: Any) -> int:
+    """The keys of a document as Orbax writes it; fewer than there are, of any other."""
+    if type(document) is not dict or type(rows := document.get(TREE_KEY)) is not dict:
+        return 0
+    found = len(document) + len(rows)
+    for row in rows.values():
+        if type(row) is not dict or type(keys := row.get(KEY_METADATA)) is not list:
+            return 0
+        value = row.get(VALUE_METADATA)
+        if type(value) is not dict or not _OBJECT.issuperset(map(type, keys)):
+            return 0
+        found += len(row) + len(value) + sum(map(len, keys))
+    custom = document.get(CUSTOM_METADATA)
+    return found if type(custom) is not dict else found + count_keys(custom)
+
+
+def _entry(
+    label: str,
+    row: Any,
+    file: Path,
+    types: dict[LeafPath, int],
+    above: dict[LeafPath, list[int]],
+) -> TreeEntry:
     """One entry, checked; ten thousand of them are usual, so a good one is passed quickly."""
     try:
         keys = row[KEY_METADATA]
         path: LeafPath = tuple([key[KEY] for key in keys])
+        inside = path[:-1]
         kinds = [key[KEY_TYPE] for key in keys]
         entry = TreeEntry(path, row[VALUE_METADATA][VALUE_TYPE])
     except (LookupError, TypeError):
         _explain(label, row, file)
-    plain = all(type(name) is str for name in path) and all(type(kind) is int for kind in kinds)
+    plain = _STR.issuperset(map(type, path)) and _INT.issuperset(map(type, kinds))
     if not plain or type(entry.value_type) is not str or len(path) > MAX_DEPTH:
         _explain(label, row, file)
     if label != str(path) and _parsed(label) not in (None, path):
@@ -190,6 +215,9 @@ def _entry(label: str, row: Any, file: Path, types: dict[LeafPath, int]) -> Tree
             f"{KEY_METADATA}. The document contradicts itself; take another step or a backup.",
             path=file,
         )
+    if kinds[-1:] == _DICT and above.get(inside) == kinds:
+        return entry  # a neighbour of the same types: nothing new is said of what is above
+    above[inside] = kinds
     for n, kind in enumerate(kinds):
         if types.setdefault(path[:n], kind) != kind or kind != DICT_KEY:
             _note_type(path[:n], path[n], kind, file, types)

@@ -10,7 +10,7 @@ import json
 import os
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -26,8 +26,7 @@ __all__ = ["ArrayReader", "FoundArray"]
 _ALWAYS_THERE = 1 << 26
 
 
-@dataclass(frozen=True, slots=True)
-class FoundArray:
+class FoundArray(NamedTuple):
     """An array that is there: in which store, under which key, and what its metadata says."""
 
     store: Database | Folder | Scattered
@@ -88,16 +87,40 @@ class ArrayReader:
             DamagedCheckpoint: chunks are missing, too many or broken.
             UnsupportedCheckpoint: the block is larger than the memory of this machine.
         """
+        array = self._read(index, None)
+        return array[()] if self.scalar and array.shape == () else array
+
+    def into(self, index: Index | None, out: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """Read the block ``index`` into ``out``, without an array in between.
+
+        Returns:
+            ``out``; what was stored, where that has another shape or dtype than ``out``.
+
+        Raises:
+            LegacyError: as when called.
+        """
+        return self._read(index, out)
+
+    def _read(self, index: Index | None, out: np.ndarray[Any, Any] | None) -> np.ndarray[Any, Any]:
+        import tensorstore as ts  # noqa: PLC0415 - slow to import; `inspect --help` is quick
+
         block = None if index is None else self._block(index)
         self._check_sizes(block)
         self._check_chunks()
         try:
             store = self._open(block)
-            array = (store if block is None else store[block]).read().result()
+            part = store if block is None else store[block]
+            # a write converts dtypes and broadcasts shapes, which no reader may do
+            same = out is not None and (store.dtype.numpy_dtype, part.shape) == (
+                out.dtype,
+                out.shape,
+            )
+            if out is None or not same:
+                return np.asarray(part.read().result())
+            ts.array(out, copy=False, write=True).write(part).result()
         except TENSORSTORE_ERRORS as error:
             raise translated(error, self._what, self.found.store.root) from error
-        array = np.asarray(array)
-        return array[()] if self.scalar and array.shape == () else array
+        return out
 
     @property
     def _what(self) -> str:
@@ -161,7 +184,9 @@ class ArrayReader:
 
         store, metadata = self.found.store, self.found.metadata
         if isinstance(store, Database) or self.found.opens_in_place:
-            return ts.open(self.found.stored.spec(), read=True, context=store.context).result()
+            # nodes of the database are kept for the next array; its chunks are read once
+            spec = {**self.found.stored.spec(), "cache_pool": {"total_bytes_limit": 0}}
+            return ts.open(spec, read=True, context=store.context).result()
         context = ts.Context()
         base = {"driver": "memory", "path": "array/"}
         memory = ts.KvStore.open(base, context=context).result()

@@ -15,12 +15,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 from legacy.errors import CannotLook, DamagedCheckpoint, LegacyError, UnsupportedCheckpoint
 from legacy.orbax_documents import (
+    entries_of,
     entry_kind,
     leads_out,
     list_folder,
     out_of_checkpoint,
 )
 from legacy.orbax_folders import both_formats
+from legacy.orbax_nodes import dump_entries
 from legacy.orbax_zarr import ZARR2_METADATA, ZARR3_METADATA, other_metadata
 
 if TYPE_CHECKING:
@@ -46,20 +48,17 @@ NEWER_TENSORSTORE: Final = "the installed TensorStore does not know"
 _UNKNOWN_DTYPE = re.compile(r"Unsupported (?:zarr dtype|data type): ")
 _CACHE_BYTES: Final = 1 << 26
 _BATCH: Final = 4096
-_NAMES: Final = (ZARR2_METADATA, ZARR3_METADATA)
-_ZARR2: Final = 2
-_MAX_OTHER: Final = 1 << 16
-_MAX_OTHERS: Final = 16
+_METADATA_NAMES: Final = (ZARR2_METADATA.encode(), ZARR3_METADATA.encode())
 _SPEC = re.compile(r"\s*\[(?:tensorstore_spec|source locations)=.*", re.DOTALL)
 
 
-def has_manifest(folder: Path) -> bool:
+def has_manifest(folder: Path | str) -> bool:
     """Whether the folder is an OCDBT database.
 
     Raises:
         CannotLook: the folder cannot be looked into.
     """
-    return entry_kind(folder / MANIFEST) is not None
+    return entry_kind(f"{folder}/{MANIFEST}") is not None
 
 
 def process_databases(folder: Path) -> list[Path]:
@@ -119,9 +118,16 @@ class Database:
         parts = [name for name in list_folder(self.root) if name.startswith(PROCESS_DATABASE)]
         folders = [self.root / DATA, *(self.root / part / DATA for part in parts)]
         for folder in folders:
+            if not (os.path.islink(folder) or os.path.islink(folder.parent)):  # noqa: PTH114 - hot
+                continue
             if not os.path.realpath(folder).startswith(f"{os.path.realpath(self.root)}{os.sep}"):
                 raise out_of_checkpoint(folder, os.path.realpath(folder))
-        files = [folder / name for folder in folders for name in list_folder(folder)]
+        files = [
+            folder / entry.name
+            for folder in folders
+            for entry in entries_of(folder)
+            if not entry.is_file(follow_symlinks=False)
+        ]
         for file in (self.root / MANIFEST, *files):
             if entry_kind(file) == "other":
                 raise DamagedCheckpoint(
@@ -148,8 +154,10 @@ class Database:
         """The key of the metadata of each array, by the name of the array."""
         found: dict[str, bytes] = {}
         for key in self.keys:
-            name, _, last = key.rpartition(b"/")
-            if last in (b".zarray", b"zarr.json"):
+            if key.endswith(_METADATA_NAMES):
+                name, _, last = key.rpartition(b"/")
+                if last not in _METADATA_NAMES:
+                    continue
                 text = name.decode(errors="surrogateescape")
                 if text in found:
                     raise both_formats(f"{self.root}: the array {text}", self.root)
@@ -158,34 +166,38 @@ class Database:
 
     def _otherwise_named(self, known: Mapping[str, bytes]) -> dict[str, bytes]:
         """As :attr:`arrays`, those whose metadata has a name that its user chose."""
-        below: dict[str, list[str]] = {}
+        names = {key.rpartition(b"/")[0] for key in known.values()}
+        below: dict[bytes, list[str]] = {}
         for key in self.keys:
             name, _, last = key.rpartition(b"/")
-            text = name.decode(errors="surrogateescape")
-            if text not in known:
-                below.setdefault(text, []).append(last.decode(errors="surrogateescape"))
+            if name not in names:
+                below.setdefault(name, []).append(last.decode(errors="surrogateescape"))
         found = {name: other_metadata(lasts) for name, lasts in below.items()}
         return {
-            name: f"{name}/{files[0]}".encode(errors="surrogateescape")
+            name.decode(errors="surrogateescape"): name
+            + f"/{files[0]}".encode(errors="surrogateescape")
             for name, files in found.items()
             if len(files) == 1 and name
         }
 
     def metadata(self, names: Iterable[str]) -> dict[str, bytes | LegacyError]:
-        """The metadata texts of many arrays, read in batches (10,000 in 0.2 s).
+        """The metadata texts of many arrays, read at once (10,000 in 0.1 s).
 
         One that cannot be read (its data file is gone) is an error, and leaves the others alone.
         """
         import tensorstore as ts  # noqa: PLC0415
 
-        wanted = list(names)
+        arrays, inline = self.arrays, self._inline()
         texts: dict[str, bytes | LegacyError] = {}
-        if len(wanted) > _BATCH:
-            texts |= self._inline(wanted)
-            wanted = [name for name in wanted if name not in texts]
+        wanted: list[str] = []
+        for name in names:
+            if (text := inline.get(arrays[name])) is None:
+                wanted.append(name)
+            else:
+                texts[name] = text
         for at in range(0, len(wanted), _BATCH):
             batch, part = ts.Batch(), wanted[at : at + _BATCH]
-            futures = [self._kvstore.read(self.arrays[name], batch=batch) for name in part]
+            futures = [self._kvstore.read(arrays[name], batch=batch) for name in part]
             batch.submit()
             for name, future in zip(part, futures, strict=True):
                 try:
@@ -194,26 +206,23 @@ class Database:
                     texts[name] = translated(error, f"{self.root}/{name}", self.root)
         return texts
 
-    def _inline(self, names: Iterable[str]) -> dict[str, bytes]:
-        """The texts of those arrays that lie in the only node of the tree, all at once.
+    def _inline(self) -> dict[bytes, bytes | None]:
+        """The values that lie in the nodes of the tree, all at once, by their keys.
 
-        Orbax writes nodes of up to 100 MB, and TensorStore goes through the node for each key: of
-        200,000 keys a single one costs 1 ms, this way all of them 0.7 s.
+        None at all where a dump does not tell of exactly the keys that TensorStore lists.
         """
         import tensorstore as ts  # noqa: PLC0415
 
+        keys = self.keys  # listed first: a broken database is said so, and not dumped
         files = {"driver": "file", "path": f"{self.root}/"}
+        found: dict[bytes, bytes | None] = {}
         try:
             base = ts.KvStore.open(files, context=self.context).result()
-            (version,) = ts.ocdbt.dump(base).result()["versions"]
-            node = ts.ocdbt.dump(base, version["root"]["location"]).result()
+            for _, entries in dump_entries(base):
+                found |= {key: entry.get("inline_value") for key, entry in entries.items()}
         except (*TENSORSTORE_ERRORS, KeyError, TypeError):
-            return {}  # several versions, or damage: reading key by key tells
-        if node.get("height") != 0:  # the keys of lower nodes lack what they begin with
-            return {}
-        found = {entry["key"]: entry.get("inline_value") for entry in node["entries"]}
-        texts = {name: found.get(self.arrays[name]) for name in names}
-        return {name: text for name, text in texts.items() if text is not None}
+            return {}  # damage, or a form that is not known: reading key by key tells
+        return found if sorted(found) == keys else {}
 
     def chunk_names(self, name: str) -> frozenset[str]:
         """The keys below an array, without its name."""

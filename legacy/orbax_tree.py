@@ -6,8 +6,7 @@ All that is wrong with a folder is collected before one error says it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
 
 from legacy.errors import DamagedCheckpoint, LegacyError, UnsupportedCheckpoint
 from legacy.leaves import Leaf, LeafTable, error_of, format_path, unreadable
@@ -48,8 +47,7 @@ _NO_ARRAY: Final = "none"
 _HOLLOW: Final = ("none", "empty", "unreadable")
 
 
-@dataclass(frozen=True, slots=True)
-class OpenedTree:
+class OpenedTree(NamedTuple):
     """One tree folder: its leaves, how they lie, and what tells the release."""
 
     table: LeafTable
@@ -78,7 +76,7 @@ def read_tree(folder: Path) -> OpenedTree:
     refuse_links(folder)
     metadata = read_tree_metadata(folder)
     stores = ArrayStores(folder)
-    aggregate = find_aggregate(folder, stores.folder.names, metadata)
+    aggregate = find_aggregate(folder, stores.folder.names - stores.folder.folders, metadata)
     if metadata is not None:
         index = from_metadata(metadata, aggregate, folder)
     elif aggregate is not None:

@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 from legacy.errors import DamagedCheckpoint, LegacyError, UnsupportedCheckpoint
 from legacy.msgpack_dtypes import resolve_dtype
@@ -33,11 +32,12 @@ _CHUNK = re.compile(r"[0-9]+(\.[0-9]+)*")
 _MAX_SIZE: Final = 1 << 48
 _MAX_AXES: Final = 32
 _MAX_DIGITS: Final = 20
+_KEY_ENDS: Final = ((2,), (4,))
+_WORD: Final = 4
 _VOID_BFLOAT16: Final = ("<V2", "|V2")
 
 
-@dataclass(frozen=True, slots=True)
-class ArrayMetadata:
+class ArrayMetadata(NamedTuple):
     """The facts of one array.
 
     Attributes:
@@ -61,6 +61,13 @@ class ArrayMetadata:
     def nbytes(self) -> int:
         """Bytes of the array when read."""
         return math.prod(self.shape) * self.dtype.itemsize
+
+    @property
+    def may_be_key(self) -> bool:
+        """Whether it has the shape and the dtype that the data of PRNG keys have."""
+        return (
+            self.shape[-1:] in _KEY_ENDS and self.dtype.kind == "u" and self.dtype.itemsize == _WORD
+        )
 
     @property
     def chunk_nbytes(self) -> int:

@@ -6,6 +6,7 @@ flax writes ``<prefix><number>`` with any prefix and any number, Orbax an int, a
 
 from __future__ import annotations
 
+import functools
 import re
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -37,6 +38,7 @@ class StepName(NamedTuple):
     number: int | float
 
 
+@functools.lru_cache(maxsize=1 << 12)  # asked several times for each entry
 def split_step(name: str) -> StepName | None:
     """Split a name into prefix and step number.
 

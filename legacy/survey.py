@@ -18,7 +18,7 @@ from legacy.flax_gda import GDA_SUFFIX
 from legacy.hf_shards import indexed_shards, is_index, shard_of
 from legacy.impostors import looks_like_msgpack, read_head
 from legacy.orbax import TEMPORARY as ORBAX_TMP
-from legacy.orbax import is_step_folder, is_tree_folder
+from legacy.orbax import holds_items, is_tree_folder
 from legacy.orbax_items import json_file_of
 from legacy.orbax_metadata import AGGREGATE, STEP_METADATA, TREE_METADATA, V1_MARKER
 from legacy.orbax_stores import MANIFEST
@@ -57,13 +57,13 @@ def kind_of(folder: Path) -> FolderKind | None:
         CannotLook: the folder may not be read.
     """
     try:
-        names = {path.name for path in folder.iterdir()}
+        names = set(os.listdir(folder))  # noqa: PTH208 - names, not paths
     except OSError as error:
         raise _cannot_look(folder, error) from error
     try:
         if is_tree_folder(folder):
             return "tree"
-        return "items" if is_step_folder(folder) and _is_step(folder, names) else None
+        return "items" if holds_items(folder) and _is_step(folder, names) else None
     except CannotLook:
         if names & _MARKS:
             raise
@@ -321,7 +321,7 @@ def _unfinished(member: _Named) -> str | None:
     if not member.is_folder:
         return None
     try:
-        if not any(member.path.iterdir()):
+        if not os.listdir(member.path):  # noqa: PTH208 - names, not paths
             return "empty step folder"
         return not_committed(member.path)
     except OSError:

@@ -18,6 +18,7 @@ from bridge.orbax_transforms import RegexMap, from_orbax
 from bridge.patterns import Pattern
 from bridge.rules import CastRule, Ignore, Init, Map, Rules, expand, is_map
 from bridge.rules_expand import nearest
+from bridge.rules_index import Paths
 from bridge.target import SlotRef
 from bridge.transforms import (
     Cast,
@@ -473,7 +474,7 @@ def test_a_spread_that_could_be_cut_in_several_ways_is_cut_as_the_leaf_says():
 
 def test_too_ambiguous_a_pattern_is_a_problem_not_a_crash():
     rule = Map.of("{a...}/x/{b...}/{a...}/{c...}/{b...}/{c...}/y", "k", [Stack(0)])
-    found = expand(rule, [("x",) * 100], slots("k"))
+    found = expand(rule, [(*["x"] * 100, "y")], slots("k"))
     assert "too ambiguous" in found.problems[0]
 
 
@@ -665,3 +666,20 @@ def test_rules_and_transforms_load_no_jax():
     root = Path(__file__).parents[2]
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_rule_looks_only_at_paths_that_its_texts_leave_open():
+    every = Paths((f"block_{i}", "Dense_0", leaf) for i in range(100) for leaf in ("k", "b"))
+    for text, few in {
+        "block_7/Dense_0/k": 1,
+        "block_7/{x...}": 2,
+        "{i}/Dense_0/k": 100,
+        "**/Dense_0/b": 100,
+        "block_{i}/Dense_0/{leaf}": 200,
+        "block_7/other/k": 0,
+    }.items():
+        pattern = Pattern.parse(text)
+        near = every.near(pattern)
+        assert len(near) == few, text
+        matched = [p for p in every if pattern.match(p) is not None]
+        assert [p for _, p, _ in near if pattern.match(p) is not None] == matched

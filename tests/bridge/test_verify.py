@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
+import itertools
 import json
 from dataclasses import replace
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 import tensorstore as ts
 
 import bridge
 import legacy
-from bridge import _verify
+from bridge import _verify, _verify_values
 from bridge._verify import verify_step
-from bridge._verify_orbax import restored_differences
-from bridge._verify_output import Output
 from bridge.errors import BridgeError, PlanMismatch, VerifyFailed
+from legacy.orbax_reader import ArrayReader
 
 GOLDENS = Path(__file__).parents[1] / "goldens"
 GOLDEN = GOLDENS / "latest" / "cnn_state-flax_msgpack"
@@ -83,16 +83,59 @@ def test_nobody_climbs_above_a_broken_rung(out, plan):
     assert ([p.rung for p in verdict.problems], verdict.rung) == (["c"], "b")
 
 
-def test_what_orbax_restores_is_held_against_the_digests_of_the_source(out, plan):
-    source = legacy.open(GOLDEN).leaves["params", "Dense_0", "kernel"].read()
-    ref = next(r for s in plan.steps for r in s.slots if str(r) == "model:Dense_0/kernel")
-    digests = {ref: hashlib.sha256(source.tobytes()).hexdigest()}
-    output = Output(legacy.open(out), plan)
-    rest = (output.checkpoint, output.places, plan.target, digests)
-    assert list(restored_differences(*rest)) == []
+def test_what_orbax_restores_is_what_is_compared(out, plan, monkeypatch):
+    read = []
+    real = ArrayReader._read
+
+    def watched(self, index, memory):
+        read.append((str(self.found.store.root), real(self, index, memory)))
+        return read[-1][1]
+
+    monkeypatch.setattr(ArrayReader, "_read", watched)
+    assert check(out, plan, "full").ok
+    # the own reader opens every array of the output and takes no value out of a large one
+    assert {root.rpartition("/")[2] for root, _ in read} == {*legacy.open(out).tree_items}
+    assert all(value.size == 0 or value.ndim == 0 for _, value in read)
+
+
+def test_a_large_item_is_restored_some_arrays_at_a_time(out, plan, monkeypatch):
+    from bridge import _verify_orbax
+
+    whole = check(out, plan, "full")
+    sizes = []
+    real = _verify_orbax._restore
+
+    def counted(output, item, tree):
+        restored = real(output, item, tree)
+        sizes.append((item, sum(x is not ... for x in jax.tree.leaves(restored))))
+        return restored
+
+    monkeypatch.setattr(_verify_orbax, "_restore", counted)
+    monkeypatch.setattr(_verify_values, "BATCH", 4096)
+    parts = check(out, plan, "full")
+    assert (parts.rung, parts.digest, parts.nbytes) == ("d", whole.digest, whole.nbytes)
+    assert len(sizes) > len({item for item, _ in sizes})
+    assert sum(n for _, n in sizes) == parts.compared
     overwrite(out, "model", KERNEL, lambda value: value + 1)
-    (problem,) = restored_differences(*rest)
-    assert (problem.rung, str(problem.slot)) == ("d", "model:Dense_0/kernel")
+    (problem,) = check(out, plan, "full").problems
+    assert (problem.rung, str(problem.slot)) == ("c", "model:Dense_0/kernel")
+
+
+def test_a_chunk_that_is_gone_is_found_though_orbax_gives_zeros_for_it(tmp_path):
+    source = tmp_path / "checkpoint_1"
+    from flax import serialization
+
+    zeros = {"params": {"kernel": np.zeros((3, 3), "f4"), "bias": np.ones(3, "f4")}}
+    source.write_bytes(serialization.msgpack_serialize(zeros))
+    (done,) = bridge.convert(source, tmp_path / "new", verify="none", sync=False)
+    leaf = next(
+        v for t in legacy.open(done.output).items.values() for p, v in t.items() if "kernel" in p
+    )
+    spec = leaf.storage.spec()["kvstore"]
+    ts.KvStore.open(spec).result().delete_range(ts.KvStore.KeyRange("0.0", "0.1")).result()
+    verdict = bridge.verify(source, tmp_path / "new")
+    assert (verdict.ok, verdict.rung) == (False, "b")
+    assert "its chunk '0.0' is missing" in str(verdict)
 
 
 def test_a_wrong_shape_and_dtype_are_rung_b(out, plan):
@@ -166,7 +209,7 @@ def test_level_none_looks_at_nothing(out, plan):
 
 
 def test_an_unknown_level_is_refused(out, plan):
-    with pytest.raises(BridgeError, match="full, fast, none"):
+    with pytest.raises(BridgeError, match="full, values, fast, none"):
         check(out, plan, "thorough")
 
 
@@ -272,3 +315,47 @@ def test_a_verdict_is_plain_json(out, plan):
     data = json.loads(json.dumps(check(out, plan).to_json()))
     assert data["ok"] is True
     assert data["slots"] == data["compared"]
+
+
+def test_fast_compares_stored_bytes_and_finds_what_is_wrong_with_them(tmp_path):
+    source = GOLDENS / "latest" / "bundle-ptc"
+    made = bridge.plan(source)
+    bridge.convert(source, tmp_path / "new", plan=made, verify="none", sync=False)
+    folder = next((tmp_path / "new").iterdir())
+    found = bridge.verify(source, folder, plan=made, level="fast")
+    assert found.ok
+    assert (found.compared, found.sampled, found.rung) == (found.slots, 0, "c")
+    # exchange two arrays of one shape: every length and document stays
+    from bridge.ocdbt import survey
+    from bridge.ocdbt_tree import Place, write_database
+
+    one, other, item = next(
+        (a, b, item)
+        for item in folder.iterdir()
+        if (item / "manifest.ocdbt").exists()
+        for a, b in itertools.combinations(sorted(survey(item).zarrays), 2)
+        if survey(item).zarrays[a] == survey(item).zarrays[b]
+    )
+    values = {
+        f"{name}/{key}": value
+        for name, keys in survey(item).arrays.items()
+        for key, value in keys.items()
+    }
+    for key in [k.rpartition("/")[2] for k in values if k.startswith(f"{one}/")]:
+        values[f"{one}/{key}"], values[f"{other}/{key}"] = (
+            values[f"{other}/{key}"],
+            values[f"{one}/{key}"],
+        )
+    (item / "manifest.ocdbt").unlink()
+    write_database(
+        item,
+        {
+            k: v
+            if isinstance(v, bytes)
+            else Place(str(v.file.relative_to(item)), v.offset, v.length)
+            for k, v in values.items()
+        },
+    )
+    found = bridge.verify(source, folder, plan=made, level="fast")
+    assert len(found.problems) == 2
+    assert "its stored bytes differ" in str(found)

@@ -19,6 +19,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import legacy
+from bridge._memory import frugal
 from bridge._plan import Plan, Step
 from bridge._verdict import RUNGS, Difference, Level, Verdict, check_level
 from bridge._verify_models import check_given, run_models
@@ -64,13 +65,19 @@ def verify_step(
     started = time.perf_counter()
     plan.require_ok()
     _require_signature(checkpoint, plan)
-    output = Output(legacy.open(folder), plan)
+    with frugal():
+        return _verified(checkpoint, plan, Output(legacy.open(folder), plan), level, started)
+
+
+def _verified(
+    checkpoint: legacy.Checkpoint, plan: Plan, output: Output, level: Level, started: float
+) -> Verdict:
     problems = [*output.structure(checkpoint), *output.shapes()]
     jobs: list[Job] = [*plan.steps, *plan.initialised]
     stored = ComparedStored(jobs)
     if level == "fast":
         stored = compare_stored(jobs, checkpoint.leaves, output)
-        jobs = _chosen(stored.left, checkpoint.leaves)
+        jobs = [*stored.suspect, *_chosen(stored.left, checkpoint.leaves)]
     comparer = Comparer(checkpoint.leaves, plan, output)
     if level == "full" and not problems:  # a ladder: nobody climbs above a broken rung
         from bridge._verify_orbax import Restorer  # noqa: PLC0415 - loads jax
@@ -81,7 +88,6 @@ def verify_step(
             problems += restorer.rest()
     else:
         found = compare(jobs, comparer)
-    problems += stored.problems
     digests = {ref: digest for part in found for ref, digest in part.digests.items()}
     problems += [p for part in found for p in part.problems]
     compared = len(digests) + stored.whole

@@ -22,11 +22,13 @@ from typing import Any, Literal, TypeAlias, get_args
 
 from bridge import layout as names
 from bridge import ocdbt, output
+from bridge._memory import frugal
 from bridge._plan import Plan
 from bridge.apply import initial_value, step_values
 from bridge.errors import BridgeError, WriteFailed
 from bridge.ocdbt_tree import write_database
 from bridge.repack_arrays import (
+    LARGE,
     ArrayWriter,
     choose_chunks,
     parse_compression,
@@ -134,9 +136,9 @@ def repack(
     for item in jobs.places:
         (folder / item).mkdir()
     _carry(jobs, folder, tally, link=link)
-    with ExitStack() as stack:
+    with frugal(), ExitStack() as stack:
         writers = _Writers(stack, folder, level)
-        for place, value in _computed(jobs, checkpoint, plan):
+        for place, value in _computed(jobs, checkpoint, plan, writers):
             chunks = choose_chunks(value.shape, value.dtype.itemsize)
             writers.of(place.item).write(place.name, value, chunks)
             tally.count("encoded")
@@ -232,14 +234,24 @@ class _Writers:
             self._open[item] = self._stack.enter_context(writer)
         return self._open[item]
 
+    def settle(self) -> None:
+        """Bring everything that was collected to the disk, and hold no array any more."""
+        for writer in self._open.values():
+            writer.settle()
 
-def _computed(jobs: Jobs, checkpoint: Checkpoint, plan: Plan) -> Iterator[tuple[Place, Any]]:
+
+def _computed(
+    jobs: Jobs, checkpoint: Checkpoint, plan: Plan, writers: _Writers
+) -> Iterator[tuple[Place, Any]]:
     leaves = checkpoint.leaves
     slots = {slot.ref: slot for slot in plan.target.slots}
     for step in jobs.computed:
         results = step_values(step, leaves, slots)
         yield from zip((jobs.by_slot[ref] for ref in step.slots), results, strict=True)
+        large = sum(r.nbytes for r in results) > LARGE
         del results
+        if large:  # a transaction may hold views of what was read, whole stacks of it
+            writers.settle()
     for init in jobs.initialised:
         yield jobs.by_slot[init.slot], initial_value(init, slots[init.slot])
 

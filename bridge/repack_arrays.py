@@ -25,6 +25,7 @@ from bridge.layout import zarr_metadata
 __all__ = [
     "CHUNK",
     "COMPRESSIONS",
+    "LARGE",
     "ArrayWriter",
     "choose_chunks",
     "chunk_names",
@@ -35,6 +36,9 @@ __all__ = [
 
 BATCH = 16 << 20
 """Bytes of arrays in one transaction (one chunk, when that is more)."""
+
+LARGE = 2 * BATCH
+"""What is larger is not held while the next array is read."""
 
 CHUNK = 32 << 20
 """Arrays above this are cut. Orbax cuts at 2 GiB by default, and at ``chunk_byte_size`` when a
@@ -189,8 +193,7 @@ class ArrayWriter:
         trace: TracebackType | None,
     ) -> None:
         if kind is None:
-            self.commit()
-            self._settle()
+            self.settle()
         else:
             self._transaction.abort()
             with suppress(WriteFailed):  # nothing may be writing when the folder is removed
@@ -234,12 +237,17 @@ class ArrayWriter:
         """Begin to commit what was collected; at most one transaction is on its way."""
         self._settle()
         if self._held:
-            large = self._held > 2 * BATCH
+            large = self._held > LARGE
             self._pending = self._transaction.commit_async()
             self._transaction = self._ts.Transaction()
             self._held = 0
             if large:
                 self._settle()
+
+    def settle(self) -> None:
+        """Commit what was collected, and wait until it is written."""
+        self.commit()
+        self._settle()
 
     @property
     def _bound(self) -> Any:

@@ -14,7 +14,7 @@ import tensorstore as ts
 
 import bridge
 import legacy
-from bridge import _verify, _verify_values
+from bridge import _verify, _verify_stored, _verify_values
 from bridge._verify import verify_step
 from bridge.errors import BridgeError, PlanMismatch, VerifyFailed
 from legacy.orbax_reader import ArrayReader
@@ -216,11 +216,13 @@ def test_an_unknown_level_is_refused(out, plan):
 def test_fast_samples_large_plain_copies_and_says_so(out, plan, monkeypatch):
     monkeypatch.setattr(_verify, "SMALL", 0)
     monkeypatch.setattr(_verify, "SAMPLED", 2)
+    monkeypatch.setattr(_verify_stored, "EDGE", 8)
     verdict = check(out, plan)
     assert verdict.ok
     assert 0 < verdict.compared < verdict.slots
     assert verdict.rung == "b"
     assert f"{verdict.compared} of {verdict.slots} values" in str(verdict)
+    assert f"stored bytes of {verdict.sampled} sampled" in str(verdict)
 
 
 def test_large_arrays_are_compared_in_blocks(out, plan, monkeypatch):
@@ -358,4 +360,4 @@ def test_fast_compares_stored_bytes_and_finds_what_is_wrong_with_them(tmp_path):
     )
     found = bridge.verify(source, folder, plan=made, level="fast")
     assert len(found.problems) == 2
-    assert "its stored bytes differ" in str(found)
+    assert "values differ from" in str(found)

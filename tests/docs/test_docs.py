@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import importlib.util
 import re
 import shlex
@@ -97,18 +98,28 @@ def test_the_installation_is_that_of_the_project():
     assert "-m pip install" in setup
 
 
-def errors():
-    """Every public error, wherever it lives."""
-    trees = [
-        ast.parse(path.read_text(encoding="utf-8"))
+@functools.cache
+def nodes():
+    """Every class and every call of both packages."""
+    return [
+        node
         for package in ("bridge", "legacy")
         for path in sorted((ROOT / package).glob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, (ast.ClassDef, ast.Call))
     ]
-    classes = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
+
+
+def name_of(node):
+    """The last part of a dotted name."""
+    return node.attr if isinstance(node, ast.Attribute) else getattr(node, "id", "")
+
+
+def errors():
+    """Every public error, wherever it lives."""
+    classes = [node for node in nodes() if isinstance(node, ast.ClassDef)]
     found = {"BridgeError", "LegacyError"}
-    while (
-        more := {c.name for c in classes if {ast.unparse(base) for base in c.bases} & found} - found
-    ):
+    while more := {c.name for c in classes if {name_of(base) for base in c.bases} & found} - found:
         found |= more
     return {name for name in found if not name.startswith("_")}
 
@@ -120,18 +131,14 @@ def headings():
 def kinds():
     """Every kind of problem that some module can make."""
     found = set()
-    for path in sorted((ROOT / "bridge").glob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] in {
-                "Problem",
-                "refuse",
-            }:
-                first = [*node.args, *(k.value for k in node.keywords if k.arg == "kind")][0]
-                # ``"ambiguous" if same else "unmatched-source"`` makes two
-                either = isinstance(first, ast.IfExp)
-                for part in (first.body, first.orelse) if either else (first,):
-                    if isinstance(part, ast.Constant) and re.fullmatch(_KIND, part.value):
-                        found.add(part.value)
+    for node in nodes():
+        if isinstance(node, ast.Call) and name_of(node.func) in {"Problem", "refuse"}:
+            first = [*node.args, *(k.value for k in node.keywords if k.arg == "kind")][0]
+            # ``"ambiguous" if same else "unmatched-source"`` makes two
+            either = isinstance(first, ast.IfExp)
+            parts = (first.body, first.orelse) if either else (first,)
+            said = {part.value for part in parts if isinstance(part, ast.Constant)}
+            found |= {kind for kind in said if re.fullmatch(_KIND, kind)}
     return found
 
 

@@ -504,3 +504,51 @@ def _transposed(tmp_path):
         replace(s, transforms=(turned,)) if s.sources[0][-1] == "kernel" else s for s in plan.steps
     )
     return replace(plan, steps=steps)
+
+
+@pytest.mark.parametrize(
+    ("limit", "used", "busy", "begins"),
+    [
+        (None, 900, True, True),
+        (250, 100, True, True),
+        (150, 100, True, False),  # it waits until the other one is done
+        (50, 0, False, True),  # more than there may be: alone
+    ],
+)
+def test_a_checkpoint_waits_for_memory(tmp_path, limit, used, busy, begins):
+    from collections import deque
+
+    from bridge.fleet_config import Entry
+    from bridge.fleet_plan import Group
+    from bridge.fleet_run import How, Task, _Batch
+    from bridge.ledger import LedgerRow
+
+    how = How(tmp_path, tmp_path, "fast", "composite", False, False, 2, limit, False, "")
+    task = Task(LedgerRow("a/1", "x"), Group(Entry("e"), "", (), memory=100))
+    chosen = _Batch(how, {"k": deque([task])}).next(used, busy=busy)
+    assert (chosen is not None) is begins
+
+
+def test_when_orbax_cannot_restore_the_first_none_of_its_group_is_believed(tmp_path):
+    from collections import deque
+
+    from bridge.fleet_config import Entry
+    from bridge.fleet_plan import Group
+    from bridge.fleet_run import How, Task, _Batch, _key, _Loop
+    from bridge.fleet_signals import Stop
+    from bridge.fleet_workers import Worker
+    from bridge.ledger import Ledger, LedgerRow
+
+    how = How(tmp_path, tmp_path, "values", "composite", False, False, 1, None, False, "")
+    group = Group(Entry("e"), "", (), digest="d")
+    first, *others = (Task(LedgerRow(f"a/{n}", "x"), group) for n in (1, 2, 3))
+    batch = _Batch(how, {_key(first): deque(others)}, {_key(first): "running"})
+    with Ledger(tmp_path) as ledger:
+        loop = _Loop(batch, how, None, ledger, Stop(), lambda _: None)
+        worker = Worker(process=None, errors=None, job={})
+        loop.hands[worker] = (first, True, 0)
+        said = {"ok": False, "kind": "VerifyFailed", "error": "no", "rungs": ["d"]}
+        loop._hear(worker, said)
+    kinds = {row.output: row.error_kind for row in read_ledger(tmp_path)}
+    assert kinds == {"a/1": "VerifyFailed", "a/2": "ProofFailed", "a/3": "ProofFailed"}
+    assert not batch.left

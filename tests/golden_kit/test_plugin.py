@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -29,10 +30,13 @@ CNN = HERE / "goldens" / "flax034-cnn_state-flax_msgpack"
 
 @pytest.fixture
 def run(pytester, monkeypatch):
-    """Run pytest in the folder of the test, in this process."""
+    """Run pytest in the folder of the test, in this process, with no plugin but ours."""
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
     monkeypatch.delenv("CI", raising=False)
     monkeypatch.delenv("PYTEST_ADDOPTS", raising=False)
-    return lambda *args: pytester.runpytest_inprocess("-p", "bridge.testing", *args)
+    # pytest's own plugin collects the garbage of jax five times at the end of each run
+    options = ("-p", "bridge.testing", "-p", "no:unraisableexception")
+    return lambda *args: pytester.runpytest_inprocess(*options, *args)
 
 
 @pytest.fixture
@@ -67,8 +71,9 @@ def test_pytest_starts_without_numpy_and_collects_nothing_of_ours(pytester, old)
     )
     pytester.makepyfile("def test_mine(): pass")
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-s", "-p", "bridge.testing", "-p", "no:hypothesispytest"],
+        [sys.executable, "-m", "pytest", "-s", "-p", "bridge.testing"],
         cwd=pytester.path,
+        env={**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
         capture_output=True,
         text=True,
         check=False,

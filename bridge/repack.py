@@ -28,15 +28,16 @@ from bridge.apply import initial_value, step_values
 from bridge.errors import BridgeError, WriteFailed
 from bridge.ocdbt_tree import write_database
 from bridge.repack_arrays import (
+    CHUNK,
     LARGE,
     ArrayWriter,
-    choose_chunks,
     parse_compression,
     stored_chunks,
 )
 from bridge.repack_carry import Carrier, Stored, Way
 from bridge.repack_jobs import Jobs, Move, Place, sort_out
 from bridge.repack_json import JsonItems, json_items
+from bridge.repack_regions import choose_rows
 from legacy import Checkpoint
 
 __all__ = ["Layout", "Progress", "Written", "repack", "stamp"]
@@ -139,7 +140,7 @@ def repack(
     with frugal(), ExitStack() as stack:
         writers = _Writers(stack, folder, level)
         for place, value in _computed(jobs, checkpoint, plan, writers):
-            chunks = choose_chunks(value.shape, value.dtype.itemsize)
+            chunks = choose_rows(value.shape, value.dtype.itemsize, CHUNK)
             writers.of(place.item).write(place.name, value, chunks)
             tally.count("encoded")
             tally.told(place.nbytes)

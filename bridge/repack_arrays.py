@@ -9,7 +9,6 @@ Hence ``BATCH`` and ``CHUNK``. Writing a memory-mapped array with
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -27,7 +26,6 @@ __all__ = [
     "COMPRESSIONS",
     "LARGE",
     "ArrayWriter",
-    "choose_chunks",
     "chunk_names",
     "moves_unread",
     "parse_compression",
@@ -41,12 +39,10 @@ LARGE = 2 * BATCH
 """What is larger is not held while the next array is read."""
 
 CHUNK = 32 << 20
-"""Arrays above this are cut. Orbax cuts at 2 GiB by default, and at ``chunk_byte_size`` when a
-user names one: this is the same cut, so that memory stays small."""
+"""Arrays above this are cut, so that memory stays small. Orbax cuts at 2 GiB by default."""
 
 COMPRESSIONS = "keep, none, zstd or zstd:LEVEL (1 to 22)"
 
-_SMALL = 1 << 20
 _MOST = 22
 _SEPARATOR = "."
 
@@ -74,39 +70,6 @@ def parse_compression(text: str) -> tuple[bool, int | None]:
     if name == "zstd" and (text == name or (level.isdecimal() and 1 <= int(level) <= _MOST)):
         return False, int(level or 1)
     raise BridgeError(f"compression {text!r}: expected {COMPRESSIONS}.")
-
-
-def choose_chunks(shape: tuple[int, ...], itemsize: int, limit: int = CHUNK) -> tuple[int, ...]:
-    """The chunk shape of a new array.
-
-    It is what Orbax's ``choose_chunk_shape`` gives for ``limit``: the largest dimension goes down
-    to its next smaller divisor until the chunk is small enough. Where that ends below 1 MiB (a
-    prime dimension), the array stays in one piece.
-
-    Args:
-        shape: of the array, without zeros.
-        itemsize: bytes of an element.
-        limit: bytes that a chunk should not exceed.
-
-    Returns:
-        The chunk shape.
-
-    >>> choose_chunks((50257, 768), 4), choose_chunks((1000003, 768), 4), choose_chunks((), 4)
-    ((1733, 768), (1000003, 768), ())
-    """
-    chunk = list(shape)
-    while math.prod(chunk) * itemsize > limit:
-        axis = chunk.index(max(chunk))
-        if chunk[axis] == 1:
-            return shape
-        chunk[axis] = _smaller_divisor(shape[axis], chunk[axis])
-    small = math.prod(chunk) * itemsize < _SMALL
-    return shape if small and tuple(chunk) != shape and limit >= _SMALL else tuple(chunk)
-
-
-def _smaller_divisor(size: int, below: int) -> int:
-    low = [d for d in range(1, math.isqrt(size) + 1) if size % d == 0]
-    return max(d for d in (*low, *(size // d for d in low)) if d < below)
 
 
 def stored_chunks(document: Mapping[str, Any]) -> tuple[int, ...]:

@@ -37,7 +37,10 @@ def zarr_dtype(dtype: np.dtype[Any]) -> str | None:
 
 
 def choose_rows(shape: tuple[int, ...], itemsize: int, limit: int) -> tuple[int, ...]:
-    """The chunk shape of an array whose bytes stay where they are: a run of whole rows.
+    """The chunk shape of an array: a run of whole rows, so that a chunk is a run of bytes.
+
+    Raw bytes can be taken over in such chunks, and both sides of a comparison can be read block by
+    block in C order.
 
     Args:
         shape: of the array, without zeros.

@@ -21,7 +21,6 @@ import tensorstore as ts
 from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from orbax.checkpoint._src.arrays.subchunking import choose_chunk_shape
 
 import legacy
 from bridge import json_item, ocdbt, output, repack_arrays, standard_save
@@ -29,6 +28,7 @@ from bridge._plan import Initialised, Plan, Step
 from bridge.apply import initial_value, step_values
 from bridge.errors import BridgeError, WriteFailed
 from bridge.repack import repack, stamp
+from bridge.repack_regions import choose_rows
 from bridge.target import Slot, SlotRef, Target
 from bridge.transforms import Transpose
 from legacy import Checkpoint, Format, Leaf, LeafTable
@@ -345,20 +345,9 @@ def test_a_missing_chunk_is_not_taken_for_zeros(tmp_path, olds, plans):
 # -- chunks and memory ------------------------------------------------------------------------
 
 
-@given(
-    shape=st.lists(st.integers(1, 5000), max_size=4).map(tuple),
-    itemsize=st.sampled_from([1, 2, 4, 8]),
-    limit=st.sampled_from([64, 4096, 1 << 16]),
-)
-def test_large_arrays_are_cut_as_orbax_cuts_them(shape, itemsize, limit):
-    dtype = np.dtype(f"u{itemsize}")
-    expected = choose_chunk_shape(shape, shape, dtype, limit)
-    assert repack_arrays.choose_chunks(shape, itemsize, limit) == expected
-
-
 def test_arrays_up_to_32_mib_are_one_chunk_as_by_default():
-    assert repack_arrays.choose_chunks((2048, 4096), 4) == (2048, 4096)
-    assert repack_arrays.choose_chunks((2048, 4097), 4) != (2048, 4097)
+    assert choose_rows((2048, 4096), 4, repack_arrays.CHUNK) == (2048, 4096)
+    assert choose_rows((2049, 4096), 4, repack_arrays.CHUNK) == (683, 4096)
 
 
 def test_an_array_of_many_chunks_is_written_in_blocks(tmp_path, monkeypatch):

@@ -95,7 +95,7 @@ def stacks(folder: Path, megabytes: float) -> None:
             self.layers = nnx.List(made)
 
     class Stack(nnx.Module):
-        def __init__(self, rngs):
+        def __init__(self):
             @nnx.vmap(in_axes=0)
             def layer(keys):
                 return nnx.Linear(width, width, rngs=keys)
@@ -109,7 +109,7 @@ def stacks(folder: Path, megabytes: float) -> None:
     # and back: what is a StandardSave checkpoint is read like any other
     back = bridge.plan(
         folder / "lists",
-        model=lambda: Stack(nnx.Rngs(0)),
+        model=Stack,
         tx=tx,
         at={"model": "model", "optimizer": "optimizer"},
     ).require_ok()

@@ -65,7 +65,7 @@ def ours(source: Path, out: Path, flags: list[str]) -> Any:
 
     def work() -> dict[str, Any]:
         plan = load(plan_of(source).read_text())
-        before = _read()
+        before = _io()
         (done,) = convert(
             source,
             out,
@@ -74,14 +74,16 @@ def ours(source: Path, out: Path, flags: list[str]) -> Any:
             link="--link" in flags,
             sync="--no-sync" not in flags,
         )
-        return {**done.written, "read": _read() - before}
+        read, wrote = (b - a for a, b in zip(before, _io(), strict=True))
+        return {**done.written, "read": read, "wrote": wrote}
 
     return work
 
 
-def _read() -> int:
-    """Bytes that this process has asked the kernel for."""
-    return int(Path("/proc/self/io").read_text().split()[1])
+def _io() -> tuple[int, int]:
+    """Bytes that this process has read and written by calls to the kernel (not by maps)."""
+    words = Path("/proc/self/io").read_text().split()
+    return int(words[1]), int(words[3])
 
 
 def main(way: str, source: Path, out: Path, *flags: str) -> None:

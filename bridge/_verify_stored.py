@@ -90,7 +90,7 @@ def compare_stored(jobs: Iterable[Job], leaves: LeafTable, output: Output) -> Co
     return found
 
 
-Chunk: TypeAlias = bytes | memoryview | Stored
+Chunk: TypeAlias = bytes | Stored
 _Values: TypeAlias = Mapping[str, Chunk]
 
 
@@ -103,38 +103,44 @@ def _pair(
     ours, leaf = leaves.get(job.sources[0]), output.leaf(job.slots[0])
     if ours is None or leaf is None or (ours.shape, ours.dtype) != (leaf.shape, leaf.dtype):
         return None
-    old: _Values = before.of(ours.storage)
-    new: _Values = after.of(leaf.storage)
+    old, new = before.of(ours.storage), after.of(leaf.storage)
     text = new.get(ZARRAY)
     if not isinstance(text, bytes):
         return None
     document = ocdbt.parsed(text)
     if isinstance(ours.storage, FileRegion):
-        old = {ZARRAY: text, **_raw_chunks(ours, document)}
+        old = {ZARRAY: text, **_raw_chunks(ours, ours.storage, document)}
     chunks = chunk_names(document)
     if old.get(ZARRAY) != text or not chunks <= old.keys() or not chunks <= new.keys():
         return None
     return {name: old[name] for name in chunks}, {name: new[name] for name in chunks}
 
 
-def _raw_chunks(leaf: Leaf, document: Mapping[str, Any]) -> _Values:
+def _raw_chunks(leaf: Leaf, region: FileRegion, document: Mapping[str, Any]) -> _Values:
     """The bytes that uncompressed chunks of an array must have; none when there are others.
 
-    They are cut from the array as it is read, and not from the ranges that the writer took.
+    Where they lie is asked of numpy, by cutting the array that is mapped, and is not computed as
+    the writer does.
     """
     plain = document.get("compressor") is None and not document.get("filters")
     if leaf.kind != "array" or not plain or document.get("order") != "C":
         return {}
-    if zarr_dtype(np.asarray(leaf.read()).dtype) != document.get("dtype"):
+    value, found = np.asarray(leaf.read()), dict[str, bytes | Stored]()
+    if region.nbytes != value.nbytes or zarr_dtype(value.dtype) != document.get("dtype"):
         return {}
-    value, found = np.asarray(leaf.read()), dict[str, Chunk]()
     for name in chunk_names(document):
         corner = [int(n) for n in name.split(".")] if leaf.shape else []
         cuts = zip(corner, document["chunks"], leaf.shape, strict=True)
         block = value[tuple(slice(k * c, min((k + 1) * c, n)) for k, c, n in cuts)]
         if block.shape == tuple(document["chunks"]) and block.flags.c_contiguous:
-            found[name] = memoryview(block.reshape(-1).view(np.uint8))
+            found[name] = Stored(region.file, region.offset + _at(block) - _at(value), block.nbytes)
     return found
+
+
+def _at(array: np.ndarray[Any, Any]) -> int:
+    """Where the first element of an array lies in memory."""
+    address: int = array.__array_interface__["data"][0]
+    return address
 
 
 def _compared(old: _Values, new: _Values, files: _Files) -> Literal["differ", "whole", "sampled"]:
@@ -205,5 +211,5 @@ class _Files:
 
     def _read(self, value: Chunk, at: int, size: int) -> bytes:
         if not isinstance(value, Stored):
-            return bytes(value[at : at + size])
+            return value[at : at + size]
         return os.pread(self._file(value.file)[0], size, value.offset + at)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from bridge._plan import Step
 from bridge.draft import Draft
@@ -175,12 +177,33 @@ def _of_updates(
     """Whether a field named like a moment holds updates: ``sm3`` and ``novograd`` do that."""
     if head[-1] == "nu":
         return ("mu", "0") in siblings
-    norms = siblings.get(("nu",), {})
-    return (
-        head[-1] == "mu"
-        and any(draft.table[p].shape == () for p in norms.values())
-        and any(draft.table[p].shape for p in siblings["mu",].values())
-    )
+    if head[-1] != "mu" or ("nu",) not in siblings:
+        return False
+    norms, moments = _Same(siblings["nu",]), _Same(siblings["mu",])
+    table = _Same(draft.table)
+    return _shapes(table, norms)[0] and _shapes(table, moments)[1]
+
+
+class _Same:
+    """A key of a cache: one object, and no other that is equal to it."""
+
+    __slots__ = ("it",)
+
+    def __init__(self, it: Any) -> None:
+        self.it = it
+
+    def __hash__(self) -> int:
+        return id(self.it)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and self.it is other.it
+
+
+@functools.lru_cache(maxsize=2)
+def _shapes(table: _Same, below: _Same) -> tuple[bool, bool]:
+    """Whether some array of a field is a scalar, and whether some is none; once for each field."""
+    scalars = [table.it[path].shape == () for path in below.it.values()]
+    return any(scalars), not all(scalars)
 
 
 def anew(sources: Sequence[LeafPath], refs: Iterable[SlotRef]) -> str:

@@ -61,7 +61,8 @@ def choose_rows(shape: tuple[int, ...], itemsize: int, limit: int) -> tuple[int,
     for axis, size in enumerate(shape):
         row = math.prod(shape[axis + 1 :]) * itemsize
         if row <= limit:
-            rows = max(d for d in range(1, size + 1) if size % d == 0 and d * row <= limit)
+            most = limit // row
+            rows = next(size // k for k in range(-(-size // most), size + 1) if size % k == 0)
             chunk = (*[1] * axis, rows, *shape[axis + 1 :])
             return chunk if rows * row >= _SMALL else shape
     return shape

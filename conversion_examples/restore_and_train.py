@@ -83,7 +83,7 @@ def main(folder: Path) -> None:
     for step in range(21, 26):
         state, old_loss = linen_step(state, x, y)
         loss = nnx_step(model, opt, x, y)
-        print(f"{step:4d}   {old_loss:13.8f}   {loss:11.8f}")
+        print(f"{step:4d}   {old_loss:13.4f}   {loss:11.4f}")
         assert jnp.allclose(loss, old_loss, rtol=1e-5)
 
     # those who stay on Linen get their own types back, from any readable format

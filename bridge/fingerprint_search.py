@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -59,6 +60,7 @@ class Search:
         self._first = first_weights(given.linen, given.nnx, given.rng)
         self._outputs = Outputs([], self._first, 0, again=False)
         self._told: set[Unit] = set()
+        self._silent: set[Path] = set()
 
     def proof(self) -> Proof:
         """What the models prove."""
@@ -71,6 +73,11 @@ class Search:
                 continue
             seen.add(what)
             now = self._at(state)
+            if now.pairings and self._lost_on_both(state):
+                # what is left has tied numbers, maybe one number in all places, and with such
+                # numbers leaves look alike that are not: nothing may be chosen or excluded then
+                state = State(self._given, level)
+                now = _nothing(now) if state.flat() else self._at(state, sure=True)
             rank = (now.verified, now.same, len(state.partners), -now.apart)
             if best is None or rank > best[0]:
                 best = rank, now
@@ -79,8 +86,8 @@ class Search:
         assert best is not None  # noqa: S101 - there is at least one level
         return best[1]
 
-    def _at(self, state: State) -> Proof:
-        """Search with one way to read leaves."""
+    def _at(self, state: State, *, sure: bool = False) -> Proof:
+        """Search with one way to read leaves; ``sure``: pair only what shows itself."""
         self._outputs = Outputs([], self._first, 0, again=False)
         ran = self._run(state)
         self._outputs = Outputs.of(*ran, self._first, self._same)
@@ -96,8 +103,10 @@ class Search:
             found = self._look(state, ran)
             new = self._matched(state, found)
             if not new:
-                new = self._poke(state, ran, found) or self._tie(state, found, ties)
-            if not new:
+                new = self._poke(state, ran, found)
+            if not new and not sure:
+                new = self._tie(state, found, ties)
+            if not new and not sure:
                 pairs = self._quiet(state, found)
                 fresh = [a for a, b in pairs if state.match(a, b)]
                 state.weak |= {(u.path, u.piece) for u in fresh}
@@ -115,6 +124,13 @@ class Search:
         apart = max(apart, last)
         quiet = [p for p in state.linen if any(p == path for path, _ in state.weak)]
         paired = {p for pairing in made for p in pairing.sources}
+        self._silent = {
+            unit.path
+            for pair in self._look(state, ran)
+            for side in pair
+            for unit, silent in zip(side.units, side.silent, strict=True)
+            if silent
+        }
         lost = state.unmatched()
         same = ok and not moved and not (state.level.without and lost)
         warnings = [*texts, *self._warnings(state, self._look(state, ran))]
@@ -123,6 +139,13 @@ class Search:
             unproven=tuple(p for p in quiet if p in paired),
             warnings=tuple(warnings), parted=_parted(moved),
         )  # fmt: skip
+
+    def _lost_on_both(self, state: State) -> bool:
+        """Whether both sides have leaves without a partner, that may matter."""
+        lost = set(state.unmatched())
+        if not State(self._given, state.level).flat():
+            lost -= self._silent  # no output depends on them
+        return any(p in state.linen for p in lost) and any(p in state.nnx for p in lost)
 
     def _moved(self, state: State, ran: tuple[Ran, Ran]) -> list[Path]:
         """Leaves that a training step changes as it changes no slot."""
@@ -261,6 +284,10 @@ class Search:
             texts.append("the models could not be run in float64; differences below 1e-5 are not "
                          "seen.")  # fmt: skip
         return texts
+
+
+def _nothing(proof: Proof) -> Proof:
+    return replace(proof, pairings=(), same=False, verified=False, ties=(), unproven=())
 
 
 def _parted(moved: Sequence[Path]) -> str:

@@ -113,6 +113,15 @@ class State:
         first = [sorted(x.items()) for x in (self.ours, self.theirs)]
         return repr(first), self.classes.signature()
 
+    def flat(self) -> bool:
+        """Whether some leaf has one number in all places."""
+        return any(x.size > 1 and np.ptp(x.real) == 0 and x.flat[0] != 0 for x in self.spread())
+
+    def spread(self) -> list[Array]:
+        """The numbers of all leaves that are to be paired."""
+        ours, theirs = self.values()
+        return [*(ours[p] for p in self.linen), *(theirs[p] for p in self.nnx)]
+
     def unmatched(self) -> list[Path]:
         """Leaves and slots with a piece that has no partner."""
         ours, theirs = self.open_units()

@@ -7,7 +7,9 @@ an item that is large, some arrays at a time, with Orbax's placeholders for the 
 
 from __future__ import annotations
 
+import gc
 import logging
+import sys
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, TypeAlias
 
@@ -89,11 +91,14 @@ class Restorer:
         found: dict[SlotRef, np.ndarray[Any, Any]],
     ) -> list[Difference]:
         self._seen.update(wanted)
+        said = ""
         try:
             restored = _restore(self._output, item, self._tree(item, set(wanted)))
         except Exception as error:  # noqa: BLE001 - whatever Orbax raises is the finding
-            self._failed.add(item)
             said = f"{type(error).__name__}: {error}"
+        if said:
+            self._failed.add(item)
+            _forget_what_was_running()
             return [Difference("d", f"item {item}: Orbax cannot restore it: {said}")]
         found |= {ref: _host(_get(restored, self._inside[item][ref])) for ref in wanted}
         return []
@@ -113,6 +118,19 @@ class Restorer:
             sequences |= _sequences(path, empty)
         found: Tree = _with_lists(tree, (), sequences)
         return found
+
+
+def _forget_what_was_running() -> None:
+    """Collect the other reads of a restore that failed.
+
+    Orbax leaves their coroutines to the collector, and each then complains on standard error, at
+    any time, of being interrupted.
+    """
+    hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
+    try:
+        gc.collect()
+    finally:
+        sys.unraisablehook = hook
 
 
 def _restore(output: Checkpoint, item: str, tree: Tree) -> Tree:

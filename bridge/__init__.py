@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from bridge._verify import verify
     from bridge.errors import (
         BridgeError,
+        FleetError,
         OutputExists,
         PlanMismatch,
         PlanProblems,
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
         VerifyFailed,
         WriteFailed,
     )
+    from bridge.fleet import FleetReport, convert_fleet
+    from bridge.ledger import LedgerRow, read_ledger
     from bridge.planning import plan
     from bridge.probe import Probe
     from bridge.rules import CastRule, Ignore, Init, Map, Rules
@@ -46,11 +49,14 @@ __all__ = [
     "Diff",
     "Difference",
     "Empty",
+    "FleetError",
+    "FleetReport",
     "Ignore",
     "Ignored",
     "Init",
     "Initialised",
     "LeafDifference",
+    "LedgerRow",
     "Map",
     "OutputExists",
     "Plan",
@@ -71,10 +77,12 @@ __all__ = [
     "VerifyFailed",
     "WriteFailed",
     "convert",
+    "convert_fleet",
     "describe",
     "diff",
     "errors",
     "plan",
+    "read_ledger",
     "restore",
     "transforms",
     "verify",
@@ -91,6 +99,8 @@ _MODULES = {
     "bridge.errors": tuple(
         n for n in __all__ if n.endswith(("Error", "Exists", "Mismatch", "Problems", "Failed"))
     ),
+    "bridge.fleet": ("FleetReport", "convert_fleet"),
+    "bridge.ledger": ("LedgerRow", "read_ledger"),
     "bridge.planning": ("plan",),
     "bridge.probe": ("Probe",),
     "bridge.rules": ("CastRule", "Ignore", "Init", "Map", "Rules"),

@@ -131,8 +131,8 @@ def _raw_chunks(leaf: Leaf, region: FileRegion, document: Mapping[str, Any]) -> 
     for name in chunk_names(document):
         corner = [int(n) for n in name.split(".")] if leaf.shape else []
         cuts = zip(corner, document["chunks"], leaf.shape, strict=True)
-        # the ellipsis keeps it a view, also of an array without axes
-        block = value[(*(slice(k * c, min((k + 1) * c, n)) for k, c, n in cuts), ...)]
+        where: Any = tuple(slice(k * c, min((k + 1) * c, n)) for k, c, n in cuts)
+        block = value[(*where, ...)]  # the ellipsis keeps it a view, also without axes
         if block.shape == tuple(document["chunks"]) and block.flags.c_contiguous:
             found[name] = Stored(region.file, region.offset + _at(block) - _at(value), block.nbytes)
     return found

@@ -121,7 +121,12 @@ def decide(fleet: Fleet, groups: Sequence[Group], bad: Sequence[Looked]) -> list
         )
     for group in groups:
         for one in group.members:
-            row = replace(_row(fleet, one), plan_digest=group.digest, level=fleet.how.level)
+            row = replace(
+                _row(fleet, one),
+                plan_digest=group.digest,
+                level=fleet.how.level,
+                warnings="\n".join(group.plan.warnings) if group.plan else "",
+            )
             if group.kind:
                 state = "skipped" if group.skipped else "failed"
                 kind = "" if group.skipped else group.kind

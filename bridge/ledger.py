@@ -62,6 +62,7 @@ class LedgerRow:
         versions: of the tools that converted it.
         error_kind: the type of the error of a failed one.
         error: the error, or why it was skipped.
+        warnings: of its plan: what is to be known of the output although all of it is right.
     """
 
     output: str
@@ -88,6 +89,7 @@ class LedgerRow:
     versions: str = ""
     error_kind: str = ""
     error: str = ""
+    warnings: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""

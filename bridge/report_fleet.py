@@ -12,6 +12,7 @@ from bridge.fleet import FleetReport
 from bridge.fleet_plan import Group, Looked
 from bridge.ledger import STATES, LedgerRow
 from bridge.report_problems import problem_lines
+from legacy.leaves import natural_key
 
 __all__ = [
     "checkpoint_line",
@@ -26,6 +27,7 @@ __all__ = [
 _SHOWN = 5
 _LINES = 12
 _RUNS = 40
+_WARNINGS = 10
 
 
 def groups_text(report: FleetReport, tasks: int, width: int = WIDTH) -> str:
@@ -220,6 +222,11 @@ def status_text(rows: Sequence[LedgerRow], *, failed: bool = False, width: int =
     kinds = Counter(row.error_kind for row in rows if row.state == "failed")
     if kinds:
         lines += ["", "failed: " + ", ".join(f"{n:,} {kind}" for kind, n in kinds.most_common())]
+    warned = Counter(text for row in done for text in row.warnings.splitlines())
+    if warned:
+        lines += ["", "done, with warnings:"]
+        for text, n in warned.most_common(_WARNINGS):
+            lines += wrap(f"{count(n, 'checkpoint')}: {printable(text)}", width, "  ", "      ")
     return "\n".join(lines)
 
 
@@ -228,7 +235,7 @@ def _run_lines(rows: Iterable[LedgerRow], width: int) -> list[str]:
     for row in rows:
         by_run[row.run].append(row)
     whole = {run for run, group in by_run.items() if all(r.state == "done" for r in group)}
-    shown = list(by_run)
+    shown = sorted(by_run, key=lambda run: natural_key(tuple(run.split("/"))))
     if len(shown) > _RUNS:  # those with something to look at
         shown = [run for run in shown if run not in whole]
     left = len(by_run) - len(shown[:_RUNS])
@@ -254,7 +261,10 @@ def _failed_text(rows: Sequence[LedgerRow], width: int) -> str:
     lines = []
     for row in rows:
         name = printable(row.output).replace("\n", "\\n")
-        lines += [f"{name}  {row.error_kind}, tried {count(row.attempts, 'time')}"]
+        tried = (
+            f"tried {count(row.attempts, 'time')}" if row.attempts else "refused before the work"
+        )
+        lines += [f"{name}  {row.error_kind}, {tried}"]
         for line in row.error.splitlines():
             lines += wrap(printable(line), width, "  ", "    ")
     return "\n".join(lines)

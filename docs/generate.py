@@ -245,6 +245,7 @@ PARTS: Mapping[str, Callable[[], str]] = {
             "Rules": "Rules Map Ignore Init CastRule Probe".split(),
             "Targets": "Target Slot SlotRef Empty".split(),
             "Results": "Converted Restored Verdict Difference Diff LeafDifference".split(),
+            "Many checkpoints": "convert_fleet FleetReport read_ledger LedgerRow".split(),
         },
     ),
     "api-legacy": api(

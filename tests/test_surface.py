@@ -23,10 +23,11 @@ LEGACY = """
 """.split()
 
 BRIDGE = """
-    BridgeError CastRule Converted Diff Difference Empty Ignore Ignored Init Initialised
-    LeafDifference Map OutputExists Plan PlanMismatch PlanProblems Probe Problem Restored RuleError
-    Rules Slot SlotRef Step Target TargetError TransformError Verdict VerifyFailed WriteFailed
-    convert describe diff errors plan restore transforms verify
+    BridgeError CastRule Converted Diff Difference Empty FleetError FleetReport Ignore Ignored
+    Init Initialised LeafDifference LedgerRow Map OutputExists Plan PlanMismatch PlanProblems Probe
+    Problem Restored RuleError Rules Slot SlotRef Step Target TargetError TransformError Verdict
+    VerifyFailed WriteFailed convert convert_fleet describe diff errors plan read_ledger restore
+    transforms verify
 """.split()
 
 # what scripts outside the project call; a keyword here is a promise

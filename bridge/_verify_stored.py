@@ -28,7 +28,7 @@ from bridge._verify_output import Output
 from bridge._verify_values import Job
 from bridge.layout import ZARRAY
 from bridge.repack_arrays import chunk_names
-from bridge.repack_carry import Stored
+from bridge.repack_copy import Stored
 from bridge.repack_regions import zarr_dtype
 from bridge.stored_values import StoredValues
 from legacy import Leaf, LeafTable

@@ -23,7 +23,7 @@ from typing import Any, TypeAlias
 from urllib.parse import unquote
 
 from bridge.layout import MANIFEST, OCDBT_CONFIG, TARGET_DATA_FILE_SIZE, ZARRAY
-from bridge.repack_carry import Stored
+from bridge.repack_copy import Stored
 from legacy import DamagedCheckpoint
 from legacy.orbax_nodes import dump_entries
 

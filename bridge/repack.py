@@ -34,7 +34,8 @@ from bridge.repack_arrays import (
     parse_compression,
     stored_chunks,
 )
-from bridge.repack_carry import Carrier, Stored, Way
+from bridge.repack_carry import Carrier, Way
+from bridge.repack_copy import Stored
 from bridge.repack_jobs import Jobs, Move, Place, sort_out
 from bridge.repack_json import JsonItems, json_items
 from bridge.repack_regions import choose_rows
@@ -93,6 +94,7 @@ def repack(
     link: bool = False,
     compression: str = "keep",
     sync: bool = True,
+    writeback: bool = False,
     custom_metadata: Mapping[str, Any] | None = None,
     final: Path | None = None,
     on_progress: Progress | None = None,
@@ -108,6 +110,7 @@ def repack(
             changed in place (deleting them is harmless).
         compression: see :func:`bridge.convert`.
         sync: force the files to the disk before returning.
+        writeback: begin to do so, because the caller will.
         custom_metadata: plain JSON values for Orbax's ``custom_metadata``.
         final: where the folder will be in the end, for ``commit_success.txt``.
         on_progress: called while arrays are written; what it raises ends the work.
@@ -136,7 +139,7 @@ def repack(
     tally = _Tally(sum(p.nbytes for places in jobs.places.values() for p in places), on_progress)
     for item in jobs.places:
         (folder / item).mkdir()
-    _carry(jobs, folder, tally, link=link)
+    _carry(jobs, folder, tally, Carrier(link, jobs.wanted(), sync or writeback))
     with frugal(), ExitStack() as stack:
         writers = _Writers(stack, folder, level)
         for place, value in _computed(jobs, checkpoint, plan, writers):
@@ -175,9 +178,8 @@ def stamp(folder: Path, custom_metadata: Mapping[str, Any]) -> None:
     output.write_file(path, names.with_custom_metadata(path.read_text(), custom_metadata))
 
 
-def _carry(jobs: Jobs, folder: Path, tally: _Tally, *, link: bool) -> None:
+def _carry(jobs: Jobs, folder: Path, tally: _Tally, carrier: Carrier) -> None:
     """Take over what need not be decoded, and write the index of each item's database."""
-    carrier = Carrier(link, jobs.wanted())
     for item in jobs.places:
         moves = [m for m in jobs.moves if m.place.item == item]
         values: dict[str, bytes | Stored] = {}

@@ -15,7 +15,7 @@ from bridge._plan import Initialised, Plan, Step
 from bridge.apply import JSON_TYPE, slot_dtype
 from bridge.errors import BridgeError
 from bridge.repack_arrays import CHUNK, chunk_names, moves_unread
-from bridge.repack_carry import Stored
+from bridge.repack_copy import Stored
 from bridge.repack_regions import described
 from bridge.stored_values import StoredValues
 from bridge.target import Slot, SlotPath, SlotRef

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from bridge.repack_carry import Stored
+from bridge.repack_copy import Stored
 from legacy.leaves import FileRegion
 
 __all__ = ["choose_rows", "described", "zarr_dtype"]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from bridge import layout as names
 from bridge import ocdbt
-from bridge.repack_carry import Stored
+from bridge.repack_copy import Stored
 from legacy.leaves import FileRegion, StoredArray
 
 __all__ = ["StoredValues"]

@@ -12,11 +12,12 @@ import tensorstore as ts
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bridge import ocdbt, ocdbt_tree, repack_carry
+from bridge import ocdbt, ocdbt_tree, repack_copy
 from bridge.errors import BridgeError, WriteFailed
 from bridge.ocdbt_tree import Place, write_database
 from bridge.repack_arrays import chunk_names, parse_compression
-from bridge.repack_carry import INLINE, Carrier, Stored
+from bridge.repack_carry import Carrier
+from bridge.repack_copy import INLINE, Stored
 from bridge.repack_regions import choose_rows, described, zarr_dtype
 from legacy import DamagedCheckpoint
 from legacy.leaves import FileRegion
@@ -221,14 +222,16 @@ def carried(tmp_path, values, *, link=False, wanted=()):
                     min_size=1, max_size=12),
     link=st.booleans(),
     buffer=st.sampled_from([7, 4096, 1 << 20]),
+    worth=st.sampled_from([1000, 1 << 24]),
 )  # fmt: skip
-def test_any_ranges_of_files_get_across(tmp_path_factory, ranges, link, buffer):
+def test_any_ranges_of_files_get_across(tmp_path_factory, ranges, link, buffer, worth):
     folder = tmp_path_factory.mktemp("files")
     for n in range(3):
         (folder / f"f{n}").write_bytes(os.urandom(15_000))
     values = {f"k{n}": Stored(folder / f"f{f}", o, s) for n, (f, o, s) in enumerate(ranges)}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(repack_carry, "_BUFFER", buffer)
+        patch.setattr(repack_copy, "_BUFFER", buffer)
+        patch.setattr(repack_copy, "_WORTH", worth)
         root, found = carried(folder, values | {"kept": b"as it is"}, link=link)
     assert set(found.ways.values()) <= {"linked" if link else "copied"}
     if not link:
@@ -237,7 +240,7 @@ def test_any_ranges_of_files_get_across(tmp_path_factory, ranges, link, buffer):
 
 
 def test_data_files_do_not_grow_without_bound(tmp_path, monkeypatch):
-    monkeypatch.setattr(repack_carry, "TARGET_DATA_FILE_SIZE", 5000)
+    monkeypatch.setattr(repack_copy, "TARGET_DATA_FILE_SIZE", 5000)
     (tmp_path / "f").write_bytes(os.urandom(20_000))
     values = {str(n): Stored(tmp_path / "f", 2000 * n, 2000) for n in range(10)}
     root, _ = carried(tmp_path, values)

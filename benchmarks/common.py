@@ -120,7 +120,7 @@ def command(*words: Any, env: Mapping[str, str] | None = None) -> Run:
         [str(w) for w in words],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", **(env or {})},
+        env={**_usual(), "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", **(env or {})},
     )
     peak, done = [0], threading.Event()
 
@@ -137,6 +137,11 @@ def command(*words: Any, env: Mapping[str, str] | None = None) -> Run:
     if process.returncode:
         raise RuntimeError(f"{words}: exit code {process.returncode}\n{err.decode()[-2000:]}")
     return Run(seconds, peak[0], {"stdout": out.decode()})
+
+
+def _usual() -> dict[str, str]:
+    """The environment, but without what keeps Python from storing compiled modules."""
+    return {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
 
 
 def rss_anon(pid: int | str = "self") -> int:

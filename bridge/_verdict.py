@@ -175,6 +175,6 @@ class Verdict:
         }
 
     def __str__(self) -> str:
-        from bridge.report import verdict_text  # noqa: PLC0415 - the report needs Verdict
+        from bridge.report_outcome import verdict_text  # noqa: PLC0415 - the report needs Verdict
 
         return verdict_text(self)

@@ -193,11 +193,11 @@ def _plan(args: argparse.Namespace) -> int:
 
 
 def _convert(args: argparse.Namespace) -> int:
-    from bridge import report  # noqa: PLC0415
-    from bridge._batch import convert_one  # noqa: PLC0415
-    from bridge.cli_fleet import convert_runs, is_fleet  # noqa: PLC0415
-    from bridge.fleet_lock import beside  # noqa: PLC0415
-
+    with no_collections():
+        from bridge import report_outcome as report  # noqa: PLC0415
+        from bridge._batch import convert_one  # noqa: PLC0415
+        from bridge.cli_fleet import convert_runs, is_fleet  # noqa: PLC0415
+        from bridge.fleet_lock import beside  # noqa: PLC0415
     if is_fleet(args):
         return convert_runs(args, {} if args.fleet is not None else _planning(args))
     path = Path(args.paths[0])
@@ -264,7 +264,8 @@ def _report_failure(args: argparse.Namespace, outcome: Any) -> None:
 
 
 def _verify(args: argparse.Namespace) -> int:
-    from bridge import report, verify  # noqa: PLC0415
+    from bridge import verify  # noqa: PLC0415
+    from bridge.report_outcome import verdict_text  # noqa: PLC0415
 
     sample = _sample(args)  # a typo in --input is seen before the models are imported
     verdict = verify(
@@ -280,7 +281,7 @@ def _verify(args: argparse.Namespace) -> int:
         methods=args.method,
         train_steps=args.steps,
     )
-    show(args, lambda: report.verdict_text(verdict, width()), verdict.to_json)
+    show(args, lambda: verdict_text(verdict, width()), verdict.to_json)
     return DONE if verdict.ok and verdict.behaviour != "differs" else FAILED
 
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bridge import report
+from bridge import report, report_outcome
 from bridge._fold import fold, fold_paths
 from bridge._json import dumps
 from bridge._leaf_words import group_reasons
@@ -232,12 +232,12 @@ def test_a_run_is_one_line_with_its_steps():
 
 def test_a_verdict_names_its_rung_and_all_differences():
     good = Verdict("full", "d", slots=3, compared=3, nbytes=2048, seconds=1)
-    assert report.verdict_text(good) == (
+    assert report_outcome.verdict_text(good) == (
         "verified to rung d (restored by Orbax): 3 of 3 values compared bit for bit, 2.0\n"
         "  KiB, 1.0 s"
     )
     bad = Verdict("full", "", (Difference("a", "x is missing"), Difference("c", "y differs")))
-    text = report.verdict_text(bad)
+    text = report_outcome.verdict_text(bad)
     assert "NOT VERIFIED: 2 differences; no rung holds" in text
     assert "(a) x is missing" in text
     assert "(c) y differs" in text

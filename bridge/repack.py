@@ -20,6 +20,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
+import numpy as np
+
 from bridge import layout as names
 from bridge import ocdbt, output
 from bridge._memory import frugal
@@ -35,15 +37,17 @@ from bridge.repack_arrays import (
     stored_chunks,
 )
 from bridge.repack_carry import Carrier, Way
-from bridge.repack_copy import Stored
+from bridge.repack_copy import INLINE, Stored
 from bridge.repack_jobs import Jobs, Move, Place, sort_out
 from bridge.repack_json import JsonItems, json_items
-from bridge.repack_regions import choose_rows
+from bridge.repack_regions import choose_rows, held
 from legacy import Checkpoint
 
 __all__ = ["Layout", "Progress", "Written", "repack", "stamp"]
 
 Layout: TypeAlias = Literal["composite", "single"]
+
+_SMALL = 64 << 10
 
 Progress: TypeAlias = Callable[[int, int], None]
 """Called with the bytes of arrays that are done, and of all."""
@@ -139,7 +143,9 @@ def repack(
     tally = _Tally(sum(p.nbytes for places in jobs.places.values() for p in places), on_progress)
     for item in jobs.places:
         (folder / item).mkdir()
-    _carry(jobs, folder, tally, Carrier(link, jobs.wanted(), sync or writeback))
+    if raw:
+        _make_small(jobs, checkpoint, plan)
+    zarrays = _carry(jobs, folder, tally, Carrier(link, jobs.wanted(), sync or writeback))
     with frugal(), ExitStack() as stack:
         writers = _Writers(stack, folder, level)
         for place, value in _computed(jobs, checkpoint, plan, writers):
@@ -148,7 +154,8 @@ def repack(
             tally.count("encoded")
             tally.told(place.nbytes)
     for item, places in jobs.places.items():
-        _write_documents(folder / item, places, jobs)
+        found = ocdbt.survey(folder / item).zarrays if writers.wrote(item) else zarrays[item]
+        _write_documents(folder / item, places, jobs, found)
     _write_json(folder, json)
     for item in (*jobs.places, *json.files):
         text = names.commit_text((final or folder) / item)
@@ -178,10 +185,43 @@ def stamp(folder: Path, custom_metadata: Mapping[str, Any]) -> None:
     output.write_file(path, names.with_custom_metadata(path.read_text(), custom_metadata))
 
 
-def _carry(jobs: Jobs, folder: Path, tally: _Tally, carrier: Carrier) -> None:
-    """Take over what need not be decoded, and write the index of each item's database."""
+def _make_small(jobs: Jobs, checkpoint: Checkpoint, plan: Plan) -> None:
+    """Compute what fits into the index itself (a step, a count), so that no writer is needed."""
+    leaves = checkpoint.leaves
+    slots = {slot.ref: slot for slot in plan.target.slots}
+    left = []
+    for step in jobs.computed:
+        places = [jobs.by_slot[ref] for ref in step.slots]
+        read = sum(leaves[p].nbytes for p in step.sources if p in leaves)
+        made: list[Move | None] = [None]
+        if read <= _SMALL and all(p.nbytes <= INLINE for p in places):
+            values = step_values(step, leaves, slots)
+            made = [_made(p, v) for p, v in zip(places, values, strict=True)]
+        kept = [move for move in made if move is not None]
+        if len(kept) < len(made):
+            left.append(step)
+        else:
+            jobs.moves += kept
+    jobs.computed = left
+
+
+def _made(place: Place, value: np.ndarray[Any, Any]) -> Move | None:
+    values = held(value)
+    return None if values is None else Move(place, values, made=True)
+
+
+def _carry(
+    jobs: Jobs, folder: Path, tally: _Tally, carrier: Carrier
+) -> dict[str, dict[str, Mapping[str, Any]]]:
+    """Take over what need not be decoded, and write the index of each item's database.
+
+    Returns:
+        For each item the parsed ``.zarray`` of its arrays.
+    """
+    found: dict[str, dict[str, Mapping[str, Any]]] = {}
     for item in jobs.places:
         moves = [m for m in jobs.moves if m.place.item == item]
+        found[item] = {m.place.name: ocdbt.parsed(bytes_of(m.values)) for m in moves}
         values: dict[str, bytes | Stored] = {}
         left: dict[str, _Waiting] = {}
         for move in moves:
@@ -207,7 +247,15 @@ def _carry(jobs: Jobs, folder: Path, tally: _Tally, carrier: Carrier) -> None:
         for move in moves:
             keys = (f"{move.place.name}/{key}" for key in move.values)
             ways = [carried.ways[key] for key in keys if key in carried.ways]
-            tally.count(ways[0] if ways else "copied")
+            tally.count("encoded" if move.made else ways[0] if ways else "copied")
+    return found
+
+
+def bytes_of(values: Mapping[str, bytes | Stored]) -> bytes:
+    """The text of a ``.zarray``, which is always at hand."""
+    text = values[names.ZARRAY]
+    assert isinstance(text, bytes)  # noqa: S101 - moves are only made where it is
+    return text
 
 
 @dataclass(slots=True)
@@ -237,6 +285,10 @@ class _Writers:
             self._open[item] = self._stack.enter_context(writer)
         return self._open[item]
 
+    def wrote(self, item: str) -> bool:
+        """Whether something was encoded into this item."""
+        return item in self._open
+
     def settle(self) -> None:
         """Bring everything that was collected to the disk, and hold no array any more."""
         for writer in self._open.values():
@@ -259,23 +311,24 @@ def _computed(
         yield jobs.by_slot[init.slot], initial_value(init, slots[init.slot])
 
 
-def _write_documents(root: Path, places: tuple[Place, ...], jobs: Jobs) -> None:
+def _write_documents(
+    root: Path, places: tuple[Place, ...], jobs: Jobs, zarrays: Mapping[str, Mapping[str, Any]]
+) -> None:
     """Check that the database has the arrays of the item and no others, and describe them."""
     if not places:
         raise BridgeError(f"item {root.name!r} has no arrays at all, which Orbax cannot restore.")
-    content = ocdbt.survey(root)
     expected = {place.name for place in places}
-    if content.arrays.keys() != expected:
+    if zarrays.keys() != expected:
         raise BridgeError(
             f"{root}: the arrays written are not those planned; missing "
-            f"{sorted(expected - content.arrays.keys())}, too many "
-            f"{sorted(content.arrays.keys() - expected)}. Please report this."
+            f"{sorted(expected - zarrays.keys())}, too many "
+            f"{sorted(zarrays.keys() - expected)}. Please report this."
         )
     arrays = [
         names.ArrayEntry(
             place.disk_path,
             place.slot.shape,
-            stored_chunks(content.zarrays[place.name]),
+            stored_chunks(zarrays[place.name]),
             place.slot.key_impl,
             place.sequence_at,
         )

@@ -70,14 +70,32 @@ def copied(
         DamagedCheckpoint: a file of the source is gone, or shorter than it was.
         OSError: the disk is full, or the folder cannot be written.
     """
-    distinct = dict.fromkeys(value for _, value in values)  # an array may go to several places
+    keys: dict[Stored, list[str]] = {}
+    for key, value in values:  # an array may go to several places
+        keys.setdefault(value, []).append(key)
+    parts = _parts(list(keys))
+    # starting threads takes longer than copying little
+    way = _one_by_one if len(parts) == 1 else _in_threads
+    for value, place in way(root, parts, sync=sync):
+        for key in keys[value]:
+            report(key)
+            yield key, place
+
+
+def _one_by_one(
+    root: Path, parts: Sequence[Sequence[Stored]], *, sync: bool
+) -> Iterator[tuple[Stored, bytes | Place]]:
+    large = sum(v.length for part in parts for v in part) > _BEHIND
+    with _Writeback(active=sync and large) as writeback:
+        for part in parts:
+            yield from _places(root, part, threading.Event(), writeback)
+
+
+def _in_threads(
+    root: Path, parts: Sequence[Sequence[Stored]], *, sync: bool
+) -> Iterator[tuple[Stored, bytes | Place]]:
     done: queue.SimpleQueue[tuple[Stored, bytes | Place] | None] = queue.SimpleQueue()
     stop = threading.Event()
-    found: dict[Stored, bytes | Place] = {}
-    keys: dict[Stored, list[str]] = {}
-    for key, value in values:
-        keys.setdefault(value, []).append(key)
-    parts = _parts(list(distinct))
     with _Writeback(active=sync) as writeback, ThreadPoolExecutor(max(1, len(parts))) as pool:
         running = [pool.submit(_copy, root, part, done, stop, writeback) for part in parts]
         try:
@@ -86,16 +104,12 @@ def copied(
                 one = done.get()
                 if one is None:
                     waiting -= 1
-                    continue
-                found[one[0]] = one[1]
-                for key in keys[one[0]]:
-                    report(key)
+                else:
+                    yield one
         finally:
             stop.set()
         for future in running:
             future.result()
-    for key, value in values:
-        yield key, found[value]
 
 
 def _parts(values: Sequence[Stored]) -> list[list[Stored]]:
@@ -117,6 +131,20 @@ def _copy(
     stop: threading.Event,
     writeback: _Writeback,
 ) -> None:
+    """Copy one part in a thread; None says that it is over, whatever became of it."""
+    try:
+        for one in _places(root, values, stop, writeback):
+            done.put(one)
+    except BaseException:
+        stop.set()  # the others need not go on
+        raise
+    finally:
+        done.put(None)
+
+
+def _places(
+    root: Path, values: Sequence[Stored], stop: threading.Event, writeback: _Writeback
+) -> Iterator[tuple[Stored, bytes | Place]]:
     buffer = memoryview(bytearray(_BUFFER))
     target = _Target(root, writeback)
     source: FileIO | None = None
@@ -128,21 +156,17 @@ def _copy(
                 source = _opened(value.file)
             pieces = _pieces(source, value, buffer)
             if value.length <= INLINE:
-                done.put((value, b"".join(map(bytes, pieces))))
+                yield value, b"".join(map(bytes, pieces))
                 continue
             place = target.begin(value.length)
             for piece in pieces:
                 if stop.is_set():
                     return
                 target.write(piece)
-            done.put((value, place))
-    except BaseException:
-        stop.set()  # the others need not go on
-        raise
+            yield value, place
     finally:
         if source is not None:
             source.close()
-        done.put(None)
 
 
 class _Target:

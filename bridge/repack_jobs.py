@@ -57,10 +57,12 @@ class Move:
     Attributes:
         place: where it goes.
         values: its ``.zarray`` and its chunks, by name: bytes, or where they are stored.
+        made: whether the bytes are a value that was computed here.
     """
 
     place: Place
     values: Mapping[str, bytes | Stored]
+    made: bool = False
 
 
 @dataclass(slots=True)

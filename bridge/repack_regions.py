@@ -14,10 +14,11 @@ from typing import Any
 
 import numpy as np
 
+from bridge.layout import ZARRAY
 from bridge.repack_copy import Stored
 from legacy.leaves import FileRegion
 
-__all__ = ["choose_rows", "described", "zarr_dtype"]
+__all__ = ["choose_rows", "described", "held", "zarr_dtype"]
 
 _SMALL = 1 << 20
 
@@ -87,23 +88,38 @@ def described(
     if name is None or region.nbytes != math.prod(shape) * dtype.itemsize:
         return None
     chunks = choose_rows(shape, dtype.itemsize, limit)
-    document = {
-        "chunks": list(chunks),
-        "compressor": None,
-        "dimension_separator": ".",
-        "dtype": name,
-        "fill_value": None,
-        "filters": None,
-        "order": "C",
-        "shape": list(shape),
-        "zarr_format": 2,
-    }
-    values: dict[str, bytes | Stored] = {
-        ".zarray": json.dumps(document, separators=(",", ":")).encode()
-    }
+    values: dict[str, bytes | Stored] = {ZARRAY: _document(shape, chunks, name)}
     nbytes = math.prod(chunks) * dtype.itemsize
     counts = [n // c for n, c in zip(shape, chunks, strict=True)]
     for k, corner in enumerate(product(*map(range, counts))):
         key = ".".join(map(str, corner)) or "0"
         values[key] = Stored(region.file, region.offset + k * nbytes, nbytes)
     return values
+
+
+def held(value: np.ndarray[Any, Any]) -> dict[str, bytes | Stored] | None:
+    r"""The same for a small array in memory, in one chunk; None when its type has no name.
+
+    >>> held(np.uint32(3).reshape(()))["0"]
+    b'\x03\x00\x00\x00'
+    """
+    name = zarr_dtype(value.dtype)
+    if name is None:
+        return None
+    key = ".".join("0" * value.ndim) or "0"
+    return {ZARRAY: _document(value.shape, value.shape, name), key: value.tobytes()}
+
+
+def _document(shape: tuple[int, ...], chunks: tuple[int, ...], dtype: str) -> bytes:
+    document = {
+        "chunks": chunks,
+        "compressor": None,
+        "dimension_separator": ".",
+        "dtype": dtype,
+        "fill_value": None,
+        "filters": None,
+        "order": "C",
+        "shape": shape,
+        "zarr_format": 2,
+    }
+    return json.dumps(document, separators=(",", ":")).encode()

@@ -61,6 +61,7 @@ def convert_runs(args: argparse.Namespace, planning: dict[str, Any]) -> int:
             overwrite=args.overwrite,
             verify=args.verify or "values",
             sync=args.sync,
+            compression=args.compression,
             on_event=tell,
             **planning,
         )

@@ -32,6 +32,7 @@ from bridge.fleet_signals import listening
 from bridge.fleet_stages import Fleet, check_room, clean_up, decide, gone, look, store_plans
 from bridge.fleet_workers import Crew
 from bridge.ledger import FOLDER, Ledger, LedgerRow, read_ledger
+from bridge.repack_arrays import parse_compression
 from legacy import Skipped
 from legacy.paths import absolute
 
@@ -96,6 +97,7 @@ def convert_fleet(
     overwrite: bool = False,
     verify: str = "values",
     sync: bool = True,
+    compression: str = "keep",
     on_event: Event = lambda _: None,
     **planning: Any,
 ) -> FleetReport:
@@ -119,6 +121,7 @@ def convert_fleet(
             group; ``full``: Orbax restores each; ``fast`` and ``none``: see
             :func:`bridge.convert`.
         sync: see :func:`bridge.convert`.
+        compression: see :func:`bridge.convert`.
         on_event: called with a JSON object when something happened.
         **planning: keywords of :func:`bridge.plan` for everything; instead of ``config``.
 
@@ -135,14 +138,15 @@ def convert_fleet(
     """
     started = time.monotonic()
     check_level(verify)
+    parse_compression(compression)
     given = [roots] if isinstance(roots, (str, os.PathLike)) else list(roots)
     places, target = [absolute(root) for root in given], absolute(out)
     chosen = _config(config, plan, planning)
     found = find_sources(places, steps)
     check_places(found.sources, places, target)
     how = How(
-        target, target / FOLDER / "plans", verify, layout, link, sync, jobs, max_memory,
-        fail_fast, _versions(),
+        target, target / FOLDER / "plans", verify, layout, link, sync, compression, jobs,
+        max_memory, fail_fast, _versions(),
     )  # fmt: skip
     with ExitStack() as stack:
         ledger: Ledger | None = None

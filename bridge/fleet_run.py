@@ -44,6 +44,7 @@ class How:
         layout: of the outputs.
         link: hard-link data files.
         sync: force outputs to the disk.
+        compression: of arrays that are written anew.
         jobs: how many workers.
         max_memory: bytes that they may hold together; None for no limit.
         fail_fast: begin nothing new after the first failure.
@@ -56,6 +57,7 @@ class How:
     layout: str
     link: bool
     sync: bool
+    compression: str
     jobs: int
     max_memory: int | None
     fail_fast: bool
@@ -206,6 +208,7 @@ class _Loop:
                 "link": self.how.link,
                 "overwrite": task.replaces,
                 "sync": self.how.sync,
+                "compression": self.how.compression,
             }
         )
 

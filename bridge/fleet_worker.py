@@ -129,6 +129,7 @@ def _convert(job: Mapping[str, Any], plans: dict[str, Plan]) -> dict[str, Any]:
         overwrite=job["overwrite"],
         verify=job["level"],
         sync=job["sync"],
+        compression=job["compression"],
         seal=seal,
     )
     return {

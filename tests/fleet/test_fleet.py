@@ -523,7 +523,7 @@ def test_a_checkpoint_waits_for_memory(tmp_path, limit, used, busy, begins):
     from bridge.fleet_run import How, Task, _Batch
     from bridge.ledger import LedgerRow
 
-    how = How(tmp_path, tmp_path, "fast", "composite", False, False, 2, limit, False, "")
+    how = How(tmp_path, tmp_path, "fast", "composite", False, False, "keep", 2, limit, False, "")
     task = Task(LedgerRow("a/1", "x"), Group(Entry("e"), "", (), memory=100))
     chosen = _Batch(how, {"k": deque([task])}).next(used, busy=busy)
     assert (chosen is not None) is begins
@@ -539,7 +539,7 @@ def test_when_orbax_cannot_restore_the_first_none_of_its_group_is_believed(tmp_p
     from bridge.fleet_workers import Worker
     from bridge.ledger import Ledger, LedgerRow
 
-    how = How(tmp_path, tmp_path, "values", "composite", False, False, 1, None, False, "")
+    how = How(tmp_path, tmp_path, "values", "composite", False, False, "keep", 1, None, False, "")
     group = Group(Entry("e"), "", (), digest="d")
     first, *others = (Task(LedgerRow(f"a/{n}", "x"), group) for n in (1, 2, 3))
     batch = _Batch(how, {_key(first): deque(others)}, {_key(first): "running"})

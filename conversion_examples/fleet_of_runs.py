@@ -89,7 +89,7 @@ unmatched = "structural"
 def convert(folder: Path) -> int:
     """``linen2nnx convert``; what it prints ends with what became of the checkpoints."""
     command = ["convert", "runs", "--out", "out", "--fleet", "fleet.toml", "--steps", "all"]
-    print("$ linen2nnx", *command)
+    print("> linen2nnx", *command)
     given = [
         str(folder / word) if word in ("runs", "out", "fleet.toml") else word for word in command
     ]

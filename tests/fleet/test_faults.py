@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -154,10 +153,15 @@ def test_a_file_size_limit_is_a_row_and_leaves_nothing(tmp_path):
     big = {"params": {"Dense_0": {"kernel": noise, "bias": noise[0]}}, "step": np.int32(1)}
     packed = cases.msgpack.packb(big, default=cases.array, use_bin_type=True)
     (runs / "run000" / "checkpoint_1").write_bytes(packed)
-    limit = (1 << 20, 1 << 20)
+    # the limit is set by a process of its own: one with JAX in it must not fork
+    limited = (
+        "import os, resource, sys; "
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20)); "
+        "os.execv(sys.argv[1], sys.argv[1:])"
+    )
+    command = cases.command("convert", runs, "--out", out, "--verify", "fast", "--no-sync")
     process = subprocess.run(
-        [*cases.command("convert", runs, "--out", out, "--verify", "fast", "--no-sync")],
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limit),
+        [sys.executable, "-c", limited, *command],
         capture_output=True, text=True, env=cases.environment(), check=False,
     )  # fmt: skip
     assert process.returncode == 1, process.stderr

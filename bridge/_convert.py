@@ -6,9 +6,7 @@ nothing behind. Many runs at once are the business of ``bridge.fleet``.
 
 from __future__ import annotations
 
-import functools
 import hashlib
-import importlib.metadata
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -22,6 +20,7 @@ from bridge._plan import Plan
 from bridge._steps import Steps, chosen_steps, step_number
 from bridge._verdict import Level, Verdict
 from bridge._verify import verify_step
+from bridge._versions import version
 from bridge.apply import slot_dtype
 from bridge.errors import BridgeError, OutputExists, PlanMismatch, TransformError
 from bridge.layout import CHECKPOINT_METADATA, MANIFEST
@@ -319,7 +318,7 @@ def _provenance(
 ) -> dict[str, Any]:
     """What is kept with the output: enough to say where it comes from, and to verify it again."""
     return {
-        "version": _version("linen-nnx-bridge"),
+        "version": version("linen-nnx-bridge"),
         "source": str(checkpoint.path),
         "format": str(checkpoint.format.name),
         "layout": checkpoint.format.layout,
@@ -329,20 +328,9 @@ def _provenance(
         "plan_digest": stored[1],
         "values_digest": verdict.digest,
         "verified": {"level": verdict.level, "rung": verdict.rung, "compared": verdict.compared},
-        "versions": {name: _version(name) for name in _LIBRARIES},
+        "versions": {name: version(name) for name in _LIBRARIES},
         "plan": stored[0],
     }
-
-
-@functools.cache
-def _version(name: str) -> str | None:
-    try:
-        text = importlib.metadata.distribution(name).read_text("METADATA") or ""
-    except importlib.metadata.PackageNotFoundError:
-        return None
-    # the whole document takes ten times as long to parse
-    named = (line for line in text.splitlines() if line.startswith("Version: "))
-    return next(named, "Version: unknown").removeprefix("Version: ")
 
 
 def _mismatch(plan: Plan, checkpoint: Checkpoint) -> str:

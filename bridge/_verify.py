@@ -74,7 +74,7 @@ def _verified(
 ) -> Verdict:
     problems = [*output.structure(checkpoint), *output.shapes()]
     jobs: list[Job] = [*plan.steps, *plan.initialised]
-    stored = ComparedStored(jobs)
+    stored = ComparedStored()
     if level == "fast":
         stored = compare_stored(jobs, checkpoint.leaves, output)
         jobs = [*stored.suspect, *_chosen(stored.left, checkpoint.leaves)]

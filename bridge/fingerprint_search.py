@@ -72,12 +72,13 @@ class Search:
             if what in seen:
                 continue
             seen.add(what)
+            flat = state.flat()  # before anything has a number of its own
             now = self._at(state)
-            if now.pairings and self._lost_on_both(state):
+            if now.pairings and self._lost_on_both(state, flat=flat):
                 # what is left has tied numbers, maybe one number in all places, and with such
                 # numbers leaves look alike that are not: nothing may be chosen or excluded then
                 state = State(self._given, level)
-                now = _nothing(now) if state.flat() else self._at(state, sure=True)
+                now = _nothing(now) if flat else self._at(state, sure=True)
             rank = (now.verified, now.same, len(state.partners), -now.apart)
             if best is None or rank > best[0]:
                 best = rank, now
@@ -120,38 +121,40 @@ class Search:
         made, ok, last, texts, moved = verified(
             state, self._outputs, self._run_values, self._same, self._tolerance
         )
-        moved += self._moved(state, ran)
+        left = self._look(state, ran)
+        moved += self._moved(left)
         apart = max(apart, last)
         quiet = [p for p in state.linen if any(p == path for path, _ in state.weak)]
         paired = {p for pairing in made for p in pairing.sources}
         self._silent = {
             unit.path
-            for pair in self._look(state, ran)
+            for pair in left
             for side in pair
             for unit, silent in zip(side.units, side.silent, strict=True)
             if silent
         }
         lost = state.unmatched()
         same = ok and not moved and not (state.level.without and lost)
-        warnings = [*texts, *self._warnings(state, self._look(state, ran))]
+        warnings = [*texts, *self._warnings(state, left)]
         return Proof(
             "fingerprint", tuple(made), same=same, verified=ok, apart=apart, ties=tuple(ties),
             unproven=tuple(p for p in quiet if p in paired),
             warnings=tuple(warnings), parted=_parted(moved),
         )  # fmt: skip
 
-    def _lost_on_both(self, state: State) -> bool:
+    def _lost_on_both(self, state: State, *, flat: bool) -> bool:
         """Whether both sides have leaves without a partner, that may matter."""
         lost = set(state.unmatched())
-        if not State(self._given, state.level).flat():
+        if not flat:
             lost -= self._silent  # no output depends on them
         return any(p in state.linen for p in lost) and any(p in state.nnx for p in lost)
 
-    def _moved(self, state: State, ran: tuple[Ran, Ran]) -> list[Path]:
+    @staticmethod
+    def _moved(found: list[tuple[Found, Found]]) -> list[Path]:
         """Leaves that a training step changes as it changes no slot."""
         return [
             unit.path
-            for ours, theirs in self._look(state, ran)
+            for ours, theirs in found
             for unit, moved in zip(ours.units, ours.moved, strict=True)
             if moved and theirs.moved.any()
         ]

@@ -7,7 +7,6 @@ found has a row in the ledger, whatever became of it.
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import os
 import platform
@@ -21,6 +20,7 @@ from typing import Any, Final
 
 from bridge._plan import Plan
 from bridge._verdict import check_level
+from bridge._versions import installed
 from bridge.errors import BridgeError, FleetError
 from bridge.fleet_config import Config, Entry, read_config
 from bridge.fleet_find import Source, below_roots, check_places, find_sources
@@ -194,13 +194,7 @@ def _config(config: Any, plan: Any, planning: Mapping[str, Any]) -> Config:
 
 
 def _versions() -> str:
-    found = {"python": platform.python_version()}
-    for name in _LIBRARIES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return json.dumps(found)
+    return json.dumps({"python": platform.python_version(), **installed(_LIBRARIES)})
 
 
 def _known(out: Path) -> Mapping[str, LedgerRow]:

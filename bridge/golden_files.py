@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import tempfile
 from collections.abc import Mapping
@@ -16,6 +15,7 @@ from bridge._plan import Plan
 from bridge._text import size
 from bridge._verdict import Level
 from bridge._verify_output import Output
+from bridge._versions import installed
 from bridge.golden import DIGESTS, OUTPUTS, PLAN, GoldenError
 from bridge.golden_check import output_leaves
 from bridge.golden_digests import named_leaves, records
@@ -88,10 +88,4 @@ def document_text(document: Mapping[str, Any]) -> str:
 
 def tools() -> dict[str, str]:
     """The releases that make a golden."""
-    found = {}
-    for name in _TOOLS:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
+    return installed(_TOOLS)

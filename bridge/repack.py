@@ -221,7 +221,7 @@ def _carry(
     found: dict[str, dict[str, Mapping[str, Any]]] = {}
     for item in jobs.places:
         moves = [m for m in jobs.moves if m.place.item == item]
-        found[item] = {m.place.name: ocdbt.parsed(bytes_of(m.values)) for m in moves}
+        found[item] = {m.place.name: m.document for m in moves}
         values: dict[str, bytes | Stored] = {}
         left: dict[str, _Waiting] = {}
         for move in moves:
@@ -249,13 +249,6 @@ def _carry(
             ways = [carried.ways[key] for key in keys if key in carried.ways]
             tally.count("encoded" if move.made else ways[0] if ways else "copied")
     return found
-
-
-def bytes_of(values: Mapping[str, bytes | Stored]) -> bytes:
-    """The text of a ``.zarray``, which is always at hand."""
-    text = values[names.ZARRAY]
-    assert isinstance(text, bytes)  # noqa: S101 - moves are only made where it is
-    return text
 
 
 @dataclass(slots=True)

@@ -27,7 +27,7 @@ __all__ = [
     "LARGE",
     "ArrayWriter",
     "chunk_names",
-    "moves_unread",
+    "chunks_unread",
     "parse_compression",
     "stored_chunks",
 ]
@@ -95,8 +95,10 @@ def chunk_names(document: Mapping[str, Any]) -> frozenset[str]:
     return frozenset(_SEPARATOR.join(map(str, i)) for i in itertools.product(*map(range, counts)))
 
 
-def moves_unread(document: Mapping[str, Any], shape: tuple[int, ...], dtype: str) -> bool:
-    """Whether the stored chunks of an array are those of the slot, byte for byte.
+def chunks_unread(
+    document: Mapping[str, Any], shape: tuple[int, ...], dtype: str
+) -> frozenset[str] | None:
+    """The names of an array's chunks, when they are those of the slot byte for byte.
 
     Args:
         document: the ``.zarray`` of the source.
@@ -104,7 +106,7 @@ def moves_unread(document: Mapping[str, Any], shape: tuple[int, ...], dtype: str
         dtype: of that slot.
 
     Returns:
-        False when the array has to be decoded: another dtype, byte order or shape than the slot,
+        None when the array has to be decoded: another dtype, byte order or shape than the slot,
         filters, or chunks in folders.
     """
     try:
@@ -118,9 +120,9 @@ def moves_unread(document: Mapping[str, Any], shape: tuple[int, ...], dtype: str
             and not document.get("filters")
             and document.get("dimension_separator", _SEPARATOR) == _SEPARATOR
         )
-        return fits and bool(chunk_names(document))
+        return chunk_names(document) if fits else None
     except (KeyError, TypeError, ValueError):
-        return False
+        return None
 
 
 class ArrayWriter:

@@ -8,13 +8,14 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from bridge import layout as names
 from bridge import ocdbt
 from bridge._plan import Initialised, Plan, Step
 from bridge.apply import JSON_TYPE, slot_dtype
 from bridge.errors import BridgeError
-from bridge.repack_arrays import CHUNK, chunk_names, moves_unread
+from bridge.repack_arrays import CHUNK, chunks_unread
 from bridge.repack_copy import Stored
 from bridge.repack_regions import described
 from bridge.stored_values import StoredValues
@@ -63,6 +64,13 @@ class Move:
     place: Place
     values: Mapping[str, bytes | Stored]
     made: bool = False
+
+    @property
+    def document(self) -> Mapping[str, Any]:
+        """The parsed ``.zarray``, whose text is always at hand."""
+        text = self.values[names.ZARRAY]
+        assert isinstance(text, bytes)  # noqa: S101 - moves are only made where it is
+        return ocdbt.parsed(text)
 
 
 @dataclass(slots=True)
@@ -187,7 +195,7 @@ def _taken_over(text: bytes, shape: tuple[int, ...], dtype: str) -> frozenset[st
         document = ocdbt.parsed(text)
     except ValueError:
         return None
-    return chunk_names(document) if moves_unread(document, shape, dtype) else None
+    return chunks_unread(document, shape, dtype)
 
 
 def _within(item: str, path: SlotPath, *, single: bool) -> tuple[str, SlotPath]:

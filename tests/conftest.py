@@ -33,3 +33,18 @@ def pytest_collection_modifyitems(config, items):
         (left if n % every else kept).append(item)
     config.hook.pytest_deselected(items=left)
     items[:] = kept
+
+
+@pytest.fixture
+def call(capsys, monkeypatch):
+    """Run the command line in this process: exit code, standard output, standard error."""
+    from bridge import cli
+
+    monkeypatch.setenv("COLUMNS", "80")
+
+    def called(*args):
+        code = cli.main([str(a) for a in args])
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return called

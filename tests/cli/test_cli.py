@@ -52,19 +52,6 @@ def run(*args, cwd=ROOT, env=None):
 
 
 @pytest.fixture
-def call(capsys, monkeypatch):
-    """The same in this process: exit code, standard output, standard error."""
-    monkeypatch.setenv("COLUMNS", "80")
-
-    def called(*args):
-        code = cli.main([str(a) for a in args])
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return called
-
-
-@pytest.fixture
 def usage(call):
     """The message of wrong usage."""
 

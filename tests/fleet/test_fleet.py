@@ -14,7 +14,6 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 import fleet_cases as cases
 
-from bridge import cli
 from bridge.errors import BridgeError, FleetError
 from bridge.fleet import convert_fleet
 from bridge.fleet_config import read_config
@@ -43,18 +42,6 @@ def done(runs, tmp_path):
     out = tmp_path / "out"
     assert convert_fleet(runs, out, **FAST).ok
     return out
-
-
-@pytest.fixture
-def call(capsys, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "80")
-
-    def called(*args):
-        code = cli.main([str(a) for a in args])
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return called
 
 
 def test_outputs_mirror_the_source_tree_and_hold_its_values(runs, done):

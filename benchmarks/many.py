@@ -11,7 +11,8 @@ from pathlib import Path
 
 import states
 from common import Measured, Options, Row, clocked, fresh, inside, options_of, show, workspace
-from states import RULES, linen_state, nnx_model, nnx_objects, width_for
+from states import linen_state, nnx_objects, plan_of, store_plan, width_for
+from ways import put_into
 
 MEGABYTES = 0.2
 STEPS = 500
@@ -20,10 +21,7 @@ states.LAYERS = 4  # 26 arrays: a small network, as of reinforcement learning
 
 def make(folder: Path, steps: int) -> None:
     """The run, and the plan of its steps beside it."""
-    import optax
     import orbax.checkpoint as ocp
-
-    import bridge
 
     width = width_for(MEGABYTES)
     state = linen_state(width)
@@ -31,20 +29,12 @@ def make(folder: Path, steps: int) -> None:
     with ocp.CheckpointManager(folder, options=options) as manager:
         for n in range(steps):
             manager.save(n, args=ocp.args.PyTreeSave(state.replace(step=n)))
-    plan = bridge.plan(
-        folder,
-        model=lambda: nnx_model(width),
-        tx=optax.adamw(1e-3),
-        rules=bridge.Rules.from_toml(RULES),
-    ).require_ok()
-    folder.with_suffix(".json").write_text(plan.to_json())
+    store_plan(folder, width)
 
 
 def docs(source: Path, out: Path) -> None:
     """The loop that the documentation of Flax and Orbax leads to."""
-    import jax.numpy as jnp
     import orbax.checkpoint as ocp
-    from flax import nnx
 
     width = width_for(MEGABYTES)
 
@@ -57,21 +47,7 @@ def docs(source: Path, out: Path) -> None:
         ):
             for step in old_manager.all_steps():
                 old = old_manager.restore(step, args=ocp.args.PyTreeRestore())
-
-                def rename(params):
-                    found = {int(k.removeprefix("Dense_")): v for k, v in params.items()}
-                    return {"layers": found}
-
-                state, opt_state = nnx.state(model), nnx.state(optimizer)
-                nnx.replace_by_pure_dict(state, rename(old["params"]))
-                adam = old["opt_state"][0]
-                moments = {
-                    "count": adam["count"],
-                    "mu": rename(adam["mu"]),
-                    "nu": rename(adam["nu"]),
-                }
-                pure = {"step": jnp.uint32(old["step"]), "opt_state": {0: moments}}
-                nnx.replace_by_pure_dict(opt_state, pure)
+                state, opt_state = put_into(old, old["opt_state"][0], model, optimizer)
                 save = ocp.args.StandardSave
                 args = ocp.args.Composite(model=save(state), optimizer=save(opt_state))
                 manager.save(step, args=args)
@@ -89,7 +65,7 @@ def ours(source: Path, out: Path, *flags: str) -> None:
     convert, load = bridge.convert, bridge.Plan.from_json
 
     def work() -> None:
-        plan = load(source.with_suffix(".json").read_text())
+        plan = load(plan_of(source).read_text())
         convert(source, out, plan=plan, steps="all", verify="fast", sync="--no-sync" not in flags)
 
     clocked(work)

@@ -24,7 +24,7 @@ from common import (
     show,
     workspace,
 )
-from states import LAYERS, linen_state, make, nnx_model, plan_of, width_for
+from states import LAYERS, linen_state, make, plan_of, store_plan, width_for
 
 WAYS = Path(__file__).with_name("ways.py")
 DEPTH = 64
@@ -49,21 +49,6 @@ to = "layers/{i}/bias"
 """
     for i in range(LAYERS // 3)
 )
-
-
-def transposed_plan(source: Path, megabytes: float) -> None:
-    """A plan that turns a third of the kernels, and their moments with them."""
-    import optax
-
-    import bridge
-
-    plan = bridge.plan(
-        source,
-        model=lambda: nnx_model(width_for(megabytes)),
-        tx=optax.adamw(1e-3),
-        rules=bridge.Rules.from_toml(TRANSPOSED),
-    ).require_ok()
-    plan_of(source).write_text(plan.to_json())
 
 
 def stacks(folder: Path, megabytes: float) -> None:
@@ -192,7 +177,9 @@ def _scanned(options: Options) -> Row:
 if __name__ == "__main__":
     sys.path.insert(0, str(ROOT))
     if sys.argv[1:2] == ["transposed"]:
-        clocked(partial(transposed_plan, Path(sys.argv[2]), float(sys.argv[3])))
+        width = width_for(float(sys.argv[3]))
+        # a plan that turns a third of the kernels, and their moments with them
+        clocked(partial(store_plan, Path(sys.argv[2]), width, TRANSPOSED))
     elif sys.argv[1:2] == ["stacks"]:
         clocked(partial(stacks, Path(sys.argv[2]), float(sys.argv[3])))
     else:

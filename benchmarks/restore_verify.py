@@ -35,17 +35,12 @@ from common import (
     show,
     workspace,
 )
+from states import LAYERS, linen_state, nnx_objects, plan_of, store_plan, width_for
 
-LAYERS = 20
 SOURCES = ("orbax", "msgpack")
 MOST_TIME, MOST_MEMORY, MOST_VERIFY = 1.0, 1.15, 1.2
 IN_FLIGHT = 256 << 20
 """Bytes that the plain reader asks for at a time."""
-
-
-def width_for(nbytes: float) -> int:
-    """The width of square layers of which params and two moments are so many bytes."""
-    return round((nbytes / (3 * LAYERS * 4)) ** 0.5)
 
 
 # -- inputs ---------------------------------------------------------------------------------------
@@ -53,58 +48,30 @@ def width_for(nbytes: float) -> int:
 
 def make(folder: Path, width: int) -> None:
     """Write the sources, the plans and the conversions."""
-    import flax.linen as nn
-    import jax
-    import jax.numpy as jnp
     import optax
     import orbax.checkpoint as ocp
     from flax import nnx, serialization
-    from flax.training.train_state import TrainState
 
     import bridge
 
-    class Net(nn.Module):
-        @nn.compact
-        def __call__(self, x: Any) -> Any:
-            for _ in range(LAYERS):
-                x = nn.relu(nn.Dense(width)(x))
-            return x
-
-    net = Net()
-    params = net.init(jax.random.key(0), jnp.ones((1, width)))["params"]
-    state = TrainState.create(apply_fn=net.apply, params=params, tx=optax.adamw(1e-3))
-    keys = iter(jax.random.split(jax.random.key(1), 1000))
-    noisy = jax.tree.map(
-        lambda x: jax.random.normal(next(keys), x.shape) if x.ndim else x, state.opt_state
-    )
-    state = state.replace(opt_state=noisy, step=1000)
+    state = linen_state(width)
     ocp.PyTreeCheckpointer().save(folder / "orbax", state)
     (folder / "msgpack").write_bytes(serialization.to_bytes(state))
-    model, _ = objects(width)
-    for name in SOURCES:
-        plan = bridge.plan(folder / name, model=lambda: model, tx=optax.adamw(1e-3))
-        (folder / f"{name}.json").write_text(plan.require_ok().to_json())
+    plans = {name: store_plan(folder / name, width) for name in SOURCES}
+    for name, plan in plans.items():
         bridge.convert(folder / name, folder / f"{name}_nnx", plan=plan, verify="none", sync=False)
-    restored = bridge.restore(folder / "orbax", model=model, tx=optax.adamw(1e-3))
+    model, _ = objects(width)
+    words = {"model": model, "tx": optax.adamw(1e-3), "plan": plans["orbax"]}
+    restored = bridge.restore(folder / "orbax", **words)
     with ocp.StandardCheckpointer() as saver:
         saver.save(folder / "standard", tree_of(restored.model, restored.optimizer, nnx))
 
 
 def objects(width: int) -> tuple[Any, Any]:
     """The NNX model and its optimizer, without arrays."""
-    import optax
     from flax import nnx
 
-    class Net(nnx.Module):
-        def __init__(self, rngs: nnx.Rngs) -> None:
-            for n in range(LAYERS):
-                setattr(self, f"Dense_{n}", nnx.Linear(width, width, rngs=rngs))
-
-    def both() -> tuple[Any, Any]:
-        model = Net(nnx.Rngs(0))
-        return model, nnx.Optimizer(model, optax.adamw(1e-3), wrt=nnx.Param)
-
-    return nnx.eval_shape(both)
+    return nnx.eval_shape(lambda: nnx_objects(width))
 
 
 def tree_of(model: Any, optimizer: Any, nnx: Any) -> Any:
@@ -130,7 +97,7 @@ def by_bridge(folder: Path, source: str, width: int) -> None:
     restore, plan_type = bridge.restore, bridge.Plan
 
     def work() -> dict[str, Any]:
-        plan = plan_type.from_json((folder / f"{source}.json").read_text())
+        plan = plan_type.from_json(plan_of(folder / source).read_text())
         restored = restore(folder / source, model=model, tx=optax.adamw(1e-3), plan=plan)
         arrays = jax.tree.leaves(jax.block_until_ready(nnx.state(restored.optimizer)))
         keep.append(restored)
@@ -250,7 +217,7 @@ def bytes_of(file: Path) -> int:
 
 def rows(options: Options) -> list[Row]:
     """Rows 9 and 10."""
-    width = width_for(1e9 * options.scale)
+    width = width_for(1e3 * options.scale)
 
     def way(*words: Any) -> Any:
         def run() -> Run:

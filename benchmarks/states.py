@@ -53,6 +53,22 @@ def plan_of(source: Path) -> Path:
     return source.with_name(source.name + ".plan.json")
 
 
+def store_plan(source: Path, width: int, rules: str = RULES) -> Any:
+    """Plan an input onto the new model, store the plan beside it, and return it."""
+    import optax
+
+    import bridge
+
+    plan = bridge.plan(
+        source,
+        model=lambda: nnx_model(width),
+        tx=optax.adamw(1e-3),
+        rules=bridge.Rules.from_toml(rules),
+    ).require_ok()
+    plan_of(source).write_text(plan.to_json())
+    return plan
+
+
 def linen_state(width: int) -> Any:
     import flax.linen as nn
     import jax
@@ -112,19 +128,9 @@ def _write(kind: str, path: Path, state: Any) -> None:
 
 
 def _main(kind: str, name: str, megabytes: str) -> None:
-    import optax
-
-    import bridge
-
     path, width = Path(name), width_for(float(megabytes))
     _write(kind, path, linen_state(width))
-    plan = bridge.plan(
-        path,
-        model=lambda: nnx_model(width),
-        tx=optax.adamw(1e-3),
-        rules=bridge.Rules.from_toml(RULES),
-    ).require_ok()
-    plan_of(path).write_text(plan.to_json())
+    store_plan(path, width)
 
 
 if __name__ == "__main__":

@@ -13,14 +13,34 @@ from pathlib import Path
 from typing import Any
 
 from common import clocked
-from states import LAYERS, nnx_objects, plan_of
+from states import nnx_objects, plan_of
+
+
+def put_into(old: Any, adam: Any, model: Any, optimizer: Any) -> tuple[Any, Any]:
+    """Rearrange the restored dicts and put them into live NNX objects; the states to save."""
+    import jax.numpy as jnp
+    from flax import nnx
+
+    def rename(params):
+        found = {int(k.removeprefix("Dense_")): v for k, v in params.items()}
+        return {"layers": found}
+
+    state, opt_state = nnx.state(model), nnx.state(optimizer)
+    nnx.replace_by_pure_dict(state, rename(old["params"]))
+    nnx.update(model, state)
+    moments = {"count": adam["count"], "mu": rename(adam["mu"]), "nu": rename(adam["nu"])}
+    pure = {
+        "step": jnp.uint32(old["step"]),  # as it is, it would be saved as int64
+        "opt_state": {0: moments},
+    }
+    nnx.replace_by_pure_dict(opt_state, pure)
+    return nnx.state(model), opt_state
 
 
 def docs(source: Path, out: Path, width: int) -> Any:
     """Restore everything, rearrange the dicts, put them into live NNX objects, save."""
-    import jax.numpy as jnp
     import orbax.checkpoint as ocp
-    from flax import nnx, serialization
+    from flax import serialization
 
     def work() -> None:
         if source.is_file():
@@ -30,24 +50,10 @@ def docs(source: Path, out: Path, width: int) -> Any:
             old = ocp.PyTreeCheckpointer().restore(source)
             adam = old["opt_state"][0]
         model, optimizer = nnx_objects(width)
-
-        def rename(params):
-            return {"layers": {i: params[f"Dense_{i}"] for i in range(LAYERS)}}
-
-        state = nnx.state(model)
-        nnx.replace_by_pure_dict(state, rename(old["params"]))
-        nnx.update(model, state)
-        opt_state = nnx.state(optimizer)
-        pure = {
-            "step": jnp.uint32(old["step"]),  # as it is, it would be saved as int64
-            "opt_state": {
-                0: {"count": adam["count"], "mu": rename(adam["mu"]), "nu": rename(adam["nu"])}
-            },
-        }
-        nnx.replace_by_pure_dict(opt_state, pure)
+        state, opt_state = put_into(old, adam, model, optimizer)
         with ocp.CheckpointManager(out) as manager:
             save = ocp.args.StandardSave
-            args = ocp.args.Composite(model=save(nnx.state(model)), optimizer=save(opt_state))
+            args = ocp.args.Composite(model=save(state), optimizer=save(opt_state))
             manager.save(1000, args=args)
             manager.wait_until_finished()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import sys
 from pathlib import Path
 from typing import Any
@@ -42,20 +41,17 @@ def load_object(name: str, folder: Path) -> Any:
 
 
 def _import_file(path: Path, unique: str, name: str) -> None:
-    spec = importlib.util.spec_from_file_location(unique, path)
-    if spec is None or spec.loader is None or not path.is_file():
+    from bridge.spec import import_file  # noqa: PLC0415 - as above
+
+    if not path.is_file():
         raise TargetError(f"{name!r}: there is no file {path}.")
     if str(path.parent) not in sys.path:
         sys.path.insert(0, str(path.parent))  # for what it imports from beside it
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[unique] = module
     try:
-        spec.loader.exec_module(module)
+        import_file(path, unique)
     except BridgeError:
-        del sys.modules[unique]
         raise
     except Exception as error:
-        del sys.modules[unique]
         raise TargetError(
             f"{name!r}: importing {path} failed: {type(error).__name__}: {error}"
         ) from error

@@ -7,7 +7,6 @@ path from the golden, and each file is a module of its own, whatever its name.
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import os
 import sys
 from collections.abc import Mapping
@@ -17,7 +16,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from bridge.errors import TargetError
-from bridge.spec import resolve
+from bridge.spec import import_file, resolve
 
 if TYPE_CHECKING:
     from bridge.golden import Golden
@@ -82,23 +81,16 @@ def _module(path: Path, text: str) -> ModuleType:
         if getattr(module, "__file__", None) == str(path) and not ours:
             return module
     name = f"{_OURS}{hashlib.sha256(str(path).encode() + code).hexdigest()[:12]}_{path.stem}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise TargetError(f"{text!r}: {path} is no Python file.")
-    module = importlib.util.module_from_spec(spec)
     if name in sys.modules:
         return sys.modules[name]
     if str(path.parent) not in sys.path:  # for what it imports from beside itself
         sys.path.append(str(path.parent))
-    sys.modules[name] = module
     try:
-        spec.loader.exec_module(module)
+        return import_file(path, name)
     except Exception as error:
-        del sys.modules[name]
         raise TargetError(
             f"{text!r}: importing {path} failed: {type(error).__name__}: {error}"
         ) from error
-    return module
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import importlib.util
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -14,7 +15,7 @@ from typing import Any
 
 from bridge.errors import TargetError
 
-__all__ = ["resolve"]
+__all__ = ["import_file", "resolve"]
 
 
 def resolve(text: str) -> Any:
@@ -51,6 +52,26 @@ def resolve(text: str) -> Any:
             raise TargetError(f"{text!r}: {owner} has no {part!r}.{_near(part, dir(found))}")
         found = getattr(found, part)
     return found
+
+
+def import_file(path: Path, name: str) -> ModuleType:
+    """Import a file as a module of that name; what it raises is the caller's to tell.
+
+    Args:
+        path: a file that is there and ends in ``.py``.
+        name: what it is called in ``sys.modules``; it is not left there when it fails.
+    """
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None  # noqa: S101 - the suffix is that of Python
+    assert spec.loader is not None  # noqa: S101 - likewise
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
 
 
 def _module(name: str, text: str) -> ModuleType:

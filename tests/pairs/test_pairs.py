@@ -7,6 +7,9 @@ from itertools import cycle, product
 
 import numpy as np
 import pytest
+from flax import nnx
+
+from bridge.errors import TargetError
 
 from . import harness
 from .all_pairs import PAIRS
@@ -33,6 +36,18 @@ def saved(tmp_path_factory):
 
 each = pytest.mark.parametrize("pair", PAIRS.values(), ids=PAIRS)
 
+LOST = not isinstance(
+    nnx.WeightNorm(nnx.Linear(2, 3, rngs=nnx.Rngs(0)), rngs=nnx.Rngs(0)).scales["kernel",],
+    nnx.Variable,
+)
+"""flax 0.12.5 keeps these scales outside Variables, and loses them when they are abstract."""
+refused = pytest.mark.xfail(LOST, raises=TargetError, strict=True, reason="refused on this flax")
+each_planned = pytest.mark.parametrize(
+    "pair",
+    [pytest.param(p, marks=refused if n == "weight-norm" else ()) for n, p in PAIRS.items()],
+    ids=PAIRS,
+)
+
 
 @each
 def test_truth_is_true(pair):
@@ -46,7 +61,7 @@ def test_truth_is_true(pair):
     assert harness.unused_leaves(pair) == list(pair.unused)
 
 
-@each
+@each_planned
 def test_without_the_linen_module_nothing_is_wrong(pair, saved):
     made, path = saved(pair)
     plan = harness.planned(made, path, linen=False)
@@ -61,7 +76,7 @@ def test_without_the_linen_module_nothing_is_wrong(pair, saved):
     assert all(p.candidates or p.rule for p in plan.problems)
 
 
-@each
+@each_planned
 def test_with_the_linen_module_all_is_right_without_a_rule(pair, saved):
     made, path = saved(pair)
     plan = harness.planned(made, path, linen=True)

@@ -16,6 +16,7 @@ from typing import Any, Final
 
 import legacy
 from bridge import output
+from bridge._per_plan import per_plan, slots_of
 from bridge._plan import Plan
 from bridge._steps import Steps, chosen_steps, step_number
 from bridge._verdict import Level, Verdict
@@ -260,7 +261,6 @@ def _convert_step(
     started = time.perf_counter()
     plan = plans.of(checkpoint)
     stored = _stored(plan)
-    digest = hashlib.sha256(stored.encode()).hexdigest() if stored else ""
     nbytes = sum(leaf.nbytes for leaf in checkpoint.leaves.values())
     verdict: Verdict | None = None
     written: Mapping[str, int] = {}
@@ -282,11 +282,11 @@ def _convert_step(
             nbytes = done.nbytes
             written = done.ways
             verdict = verify_step(checkpoint, plan, folder, level=how.verify).require_ok()
-            about = _provenance(checkpoint, step, plan, (stored, digest), verdict)
+            about = _provenance(checkpoint, step, plan, stored, verdict)
             about |= how.seal() if how.seal else {}
             stamp(folder, {PROVENANCE: about})
     seconds = time.perf_counter() - started
-    return Converted(step, checkpoint.path, place, digest, seconds, nbytes, verdict, written)
+    return Converted(step, checkpoint.path, place, stored[1], seconds, nbytes, verdict, written)
 
 
 def _check_no_checkpoint_above(root: Path) -> None:
@@ -298,19 +298,14 @@ def _check_no_checkpoint_above(root: Path) -> None:
             )
 
 
-_LAST: list[tuple[Plan, str | None]] = []
-"""The plan that was stored last, with its text: the steps of a run have one plan."""
-
-
-def _stored(plan: Plan) -> str | None:
-    """The plan as text; None when it holds a function that has no name to store (a lambda)."""
-    if not _LAST or _LAST[0][0] is not plan:
-        try:
-            text: str | None = plan.to_json()
-        except TransformError:
-            text = None
-        _LAST[:] = [(plan, text)]
-    return _LAST[0][1]
+@per_plan
+def _stored(plan: Plan) -> tuple[str | None, str]:
+    """The plan as text, and its digest; no text when it holds a function without a name."""
+    try:
+        text = plan.to_json()
+    except TransformError:
+        return None, ""
+    return text, hashlib.sha256(text.encode()).hexdigest()
 
 
 def _provenance(
@@ -354,7 +349,7 @@ def _path_differences(plan: Plan, found: LeafTable) -> list[str]:
 
 
 def _shape_differences(plan: Plan, found: LeafTable) -> list[str]:
-    slots = {slot.ref: slot for slot in plan.target.slots}
+    slots = slots_of(plan)
     lines = []
     for step in plan.steps:
         if step.transforms or len(step.sources) != 1 or step.sources[0] not in found:

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, TypeAlias
 
 from bridge._bits import same_value, show_value
+from bridge._per_plan import slots_of
 from bridge._plan import Plan
 from bridge._verdict import Difference
 from bridge.apply import JSON_TYPE
@@ -50,7 +51,7 @@ class Output:
 
     def __init__(self, checkpoint: Checkpoint, plan: Plan) -> None:
         self.checkpoint = checkpoint
-        self.slots = {slot.ref: slot for slot in plan.target.slots}
+        self.slots = slots_of(plan)
         self.places = {ref: self._place(slot) for ref, slot in self.slots.items()}
         self.empties = {self._tree_place(e.item, e.disk_path): e for e in plan.target.empties}
         self.files = {

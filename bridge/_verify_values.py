@@ -23,6 +23,7 @@ import numpy as np
 
 from bridge._bits import Measure, blocks, host_bytes, measure, same_bytes, same_value, show_value
 from bridge._flight import WORKERS, Flight, held
+from bridge._per_plan import slots_of
 from bridge._plan import Initialised, Plan, Step
 from bridge._verdict import Difference
 from bridge._verify_output import MISSING, Output
@@ -131,7 +132,7 @@ class Comparer:
 
     def __init__(self, leaves: LeafTable, plan: Plan, output: Output) -> None:
         self.leaves = leaves
-        self.slots = {slot.ref: slot for slot in plan.target.slots}
+        self.slots = slots_of(plan)
         self.output = output
         self._flight = Flight()
         self._memory = threading.local()

@@ -12,15 +12,17 @@ import hashlib
 import importlib
 import json
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 
+from bridge._per_plan import slots_of
 from bridge._plan import Initialised, Plan, Step
-from bridge.errors import BridgeError
+from bridge.errors import BridgeError, TransformError
 from bridge.target import Slot, SlotRef
+from bridge.transforms_base import Spec
 from legacy import Leaf, LeafTable, format_path
 
 __all__ = ["JSON_TYPE", "initial_value", "slot_dtype", "step_values", "values"]
@@ -79,7 +81,11 @@ def step_values(
     wanted = [_slot(ref, slots) for ref in step.slots]
     if any(slot.variable_type == JSON_TYPE for slot in wanted):
         return _plain(step, found, wanted)
-    arrays = tuple(np.asarray(leaf.read()) for leaf in found)
+    room = _room(step, found)
+    arrays = tuple(
+        np.asarray(leaf.read(out=memory)) for leaf, memory in zip(found, room, strict=True)
+    )
+    del room
     if not step.transforms and len(arrays) == len(wanted):
         arrays = tuple(
             _exact(value, leaf, slot)
@@ -149,7 +155,7 @@ def values(plan: Plan, leaves: LeafTable) -> Iterator[tuple[Slot, Any]]:
     Raises:
         BridgeError: see :func:`step_values`.
     """
-    slots = {slot.ref: slot for slot in plan.target.slots}
+    slots = slots_of(plan)
     for step in plan.steps:
         results = step_values(step, leaves, slots)
         yield from zip((slots[ref] for ref in step.slots), results, strict=True)
@@ -157,6 +163,18 @@ def values(plan: Plan, leaves: LeafTable) -> Iterator[tuple[Slot, Any]]:
     for init in plan.initialised:
         slot = _slot(init.slot, slots)
         yield slot, initial_value(init, slot)
+
+
+def _room(step: Step, found: list[Leaf]) -> Sequence[np.ndarray[Any, Any] | None]:
+    """Memory for the sources, where the transform can spare itself a copy of them."""
+    alone: list[None] = [None] * len(found)
+    if not step.transforms or any(leaf.kind != "array" or not leaf.nbytes for leaf in found):
+        return alone
+    try:
+        specs = [Spec(leaf.shape, "" if leaf.dtype is None else leaf.dtype.name) for leaf in found]
+        return step.transforms[0].room(specs) or alone
+    except TransformError:
+        return alone  # applying it says what does not fit
 
 
 def _leaf(path: tuple[str, ...], leaves: LeafTable) -> Leaf:

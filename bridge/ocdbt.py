@@ -24,8 +24,8 @@ from urllib.parse import unquote
 
 from bridge.layout import MANIFEST, OCDBT_CONFIG, TARGET_DATA_FILE_SIZE, ZARRAY
 from bridge.repack_copy import Stored
-from legacy import DamagedCheckpoint
-from legacy.orbax_nodes import dump_entries
+from legacy import DamagedCheckpoint, LegacyError
+from legacy.orbax_stores import Database
 
 __all__ = ["Survey", "Value", "open_database", "parsed", "survey"]
 
@@ -56,27 +56,13 @@ class Survey:
 
 
 @dataclass(slots=True)
-class _Reader:
-    """Takes down the entries of one database."""
+class _Places:
+    """Finds the bytes that one database refers to."""
 
     root: Path
-    base: Any
-    dump: Any
     files: dict[str, tuple[Path, int]] = field(default_factory=dict)
-    found: dict[str, dict[str, Value]] = field(default_factory=dict)
-    documents: dict[str, bytes] = field(default_factory=dict)
 
-    def take(self, key: bytes, entry: Mapping[str, Any]) -> None:
-        name, _, rest = key.decode().rpartition("/")
-        inline = entry.get("inline_value")
-        value: Value = self.place(entry["indirect_value"]) if inline is None else bytes(inline)
-        if rest == ZARRAY:
-            if inline is None:
-                inline = self.dump(self.base, entry["indirect_value"]).result()
-            self.documents[name] = value = bytes(inline)
-        self.found.setdefault(name, {})[rest] = value
-
-    def place(self, location: str) -> Stored:
+    def of(self, location: str) -> Stored:
         _, base, name, offset, length = location.split(":")
         key = base + ":" + name
         if key not in self.files:
@@ -109,11 +95,12 @@ def parsed(document: bytes) -> Mapping[str, Any]:
     return found
 
 
-def survey(root: Path) -> Survey:
+def survey(root: Path, database: Database | None = None) -> Survey:
     """List a database without reading values; only its B-tree is read.
 
     Args:
         root: the folder with ``manifest.ocdbt``.
+        database: the same database, when it has been opened before, so that it is read once.
 
     Returns:
         What it holds.
@@ -121,31 +108,43 @@ def survey(root: Path) -> Survey:
     Raises:
         DamagedCheckpoint: a node or value lies outside the files that are there.
     """
-    import tensorstore as ts  # noqa: PLC0415 - a plan is made and printed without it
-
-    base = ts.KvStore.open({"driver": "file", "path": f"{root}/"}).result()
-    reader = _Reader(root, base, ts.ocdbt.dump)
-    try:
-        for _, entries in dump_entries(base):
-            for key, entry in entries.items():
-                reader.take(key, entry)
-        zarrays = {name: parsed(text) for name, text in reader.documents.items()}
-    except (KeyError, IndexError, TypeError) as error:
+    database = database or Database(root)
+    if database.entries is None:
+        _ = database.keys  # says what is wrong, when TensorStore cannot list it either
         raise DamagedCheckpoint(
-            f"the OCDBT manifest in {root} is not understood ({error!r}). It is damaged, or of "
-            "a kind that Orbax does not write.",
+            f"the OCDBT database in {root} is not understood. It is damaged, or of a kind that "
+            "Orbax does not write; copy the checkpoint again, or take another step.",
             path=root / MANIFEST,
-        ) from error
+        )
+    texts: dict[str, bytes] = {}
+    for name, text in database.metadata(_zarr2(database)).items():
+        if isinstance(text, LegacyError):
+            raise text
+        texts[name] = text
+    places = _Places(root)
+    found: dict[str, dict[str, Value]] = {name: {} for name in texts}
+    try:
+        zarrays = {name: parsed(text) for name, text in texts.items()}
+        for key, entry in database.entries.items():
+            name, _, rest = key.decode(errors="surrogateescape").rpartition("/")
+            if name in found:
+                found[name][rest] = entry if isinstance(entry, bytes) else places.of(entry)
     except ValueError as error:
         if isinstance(error, DamagedCheckpoint):
             raise
         raise DamagedCheckpoint(
-            f"the OCDBT database in {root} cannot be read: {error}. Copy the checkpoint again, "
-            "or take another step.",
+            f"the OCDBT database in {root} is not understood ({error}). Copy the checkpoint "
+            "again, or take another step.",
             path=root,
         ) from error
-    arrays = {name: keys for name, keys in reader.found.items() if name in zarrays}
-    return Survey(root, arrays, zarrays)
+    for name, text in texts.items():
+        found[name][ZARRAY] = text
+    return Survey(root, found, zarrays)
+
+
+def _zarr2(database: Database) -> list[str]:
+    last = ZARRAY.encode()
+    return [name for name, key in database.arrays.items() if key.rpartition(b"/")[2] == last]
 
 
 def open_database(root: Path, *, create: bool = False) -> Any:

@@ -28,7 +28,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TypeAlias, TypeVar
 
-import numpy as np
+import google_crc32c
 
 from bridge.layout import MANIFEST, OCDBT_CONFIG
 
@@ -177,7 +177,8 @@ def _keys(keys: Sequence[bytes], *, inner: bool) -> bytes:
 
 
 def _common(a: bytes, b: bytes) -> int:
-    return len(os.path.commonprefix((a, b)))  # noqa: RUF071 - of bytes, not of folders
+    length = min(len(a), len(b))
+    return next((n for n in range(length) if a[n] != b[n]), length)
 
 
 def _files(names: set[str]) -> tuple[bytes, dict[str, int]]:
@@ -209,31 +210,7 @@ def _sealed(magic: int, body: bytes) -> bytes:
     head = struct.pack(">I", magic)
     length = len(head) + 8 + 2 + len(body) + 4
     whole = head + struct.pack("<Q", length) + bytes(2) + body
-    return whole + struct.pack("<I", _crc32c(whole))
-
-
-def _crc32c(data: bytes) -> int:
-    """The checksum, computed by TensorStore: the zarr3 codec of that name appends it."""
-    import tensorstore as ts  # noqa: PLC0415
-
-    size = [len(data)]
-    spec = {
-        "driver": "zarr3",
-        "kvstore": "memory://",
-        "metadata": {
-            "shape": size,
-            "data_type": "uint8",
-            "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": size}},
-            "codecs": [{"name": "bytes"}, {"name": "crc32c"}],
-        },
-        "store_data_equal_to_fill_value": True,
-    }
-    context = ts.Context()
-    ts.open(spec, create=True, context=context).result().write(
-        np.frombuffer(data, np.uint8)
-    ).result()
-    stored: bytes = ts.KvStore.open("memory://", context=context).result()["c/0"]
-    return int.from_bytes(stored[-4:], "little")
+    return whole + struct.pack("<I", google_crc32c.value(whole))
 
 
 def _varint(number: int) -> bytes:
@@ -251,4 +228,7 @@ def _varint(number: int) -> bytes:
 
 
 def _varints(numbers: Iterable[int]) -> bytes:
-    return b"".join(map(_varint, numbers))
+    found = list(numbers)
+    if max(found, default=0) < _MORE:  # most columns are small numbers
+        return bytes(found)
+    return b"".join(map(_varint, found))

@@ -99,8 +99,12 @@ def staged(
 
 def write_file(path: Path, data: str | bytes) -> None:
     """Write a small file, its folder included."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(data.encode() if isinstance(data, str) else data)
+    raw = data.encode() if isinstance(data, str) else data
+    try:
+        path.write_bytes(raw)
+    except FileNotFoundError:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(raw)
 
 
 def copy_file(source: Path, to: Path) -> None:

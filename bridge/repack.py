@@ -13,6 +13,7 @@ not read are not checked here either: that is the business of ``bridge.verify``.
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
@@ -25,6 +26,7 @@ import numpy as np
 from bridge import layout as names
 from bridge import ocdbt, output
 from bridge._memory import frugal
+from bridge._per_plan import slots_of
 from bridge._plan import Plan
 from bridge.apply import initial_value, step_values
 from bridge.errors import BridgeError, WriteFailed
@@ -48,6 +50,9 @@ __all__ = ["Layout", "Progress", "Written", "repack", "stamp"]
 Layout: TypeAlias = Literal["composite", "single"]
 
 _SMALL = 64 << 10
+
+_FEW = 1000
+"""Arrays of an item up to which its documents are kept for the next step."""
 
 Progress: TypeAlias = Callable[[int, int], None]
 """Called with the bytes of arrays that are done, and of all."""
@@ -142,7 +147,7 @@ def repack(
     folder.mkdir(parents=True, exist_ok=True)
     tally = _Tally(sum(p.nbytes for places in jobs.places.values() for p in places), on_progress)
     for item in jobs.places:
-        (folder / item).mkdir()
+        (folder / item / names.ARRAY_METADATAS).mkdir(parents=True)
     if raw:
         _make_small(jobs, checkpoint, plan)
     zarrays = _carry(jobs, folder, tally, Carrier(link, jobs.wanted(), sync or writeback))
@@ -188,7 +193,7 @@ def stamp(folder: Path, custom_metadata: Mapping[str, Any]) -> None:
 def _make_small(jobs: Jobs, checkpoint: Checkpoint, plan: Plan) -> None:
     """Compute what fits into the index itself (a step, a count), so that no writer is needed."""
     leaves = checkpoint.leaves
-    slots = {slot.ref: slot for slot in plan.target.slots}
+    slots = slots_of(plan)
     left = []
     for step in jobs.computed:
         places = [jobs.by_slot[ref] for ref in step.slots]
@@ -292,7 +297,7 @@ def _computed(
     jobs: Jobs, checkpoint: Checkpoint, plan: Plan, writers: _Writers
 ) -> Iterator[tuple[Place, Any]]:
     leaves = checkpoint.leaves
-    slots = {slot.ref: slot for slot in plan.target.slots}
+    slots = slots_of(plan)
     for step in jobs.computed:
         results = step_values(step, leaves, slots)
         yield from zip((jobs.by_slot[ref] for ref in step.slots), results, strict=True)
@@ -317,7 +322,7 @@ def _write_documents(
             f"{sorted(expected - zarrays.keys())}, too many "
             f"{sorted(zarrays.keys() - expected)}. Please report this."
         )
-    arrays = [
+    arrays = tuple(
         names.ArrayEntry(
             place.disk_path,
             place.slot.shape,
@@ -326,12 +331,21 @@ def _write_documents(
             place.sequence_at,
         )
         for place in places
-    ]
-    output.write_file(
-        root / names.TREE_METADATA, names.tree_metadata(arrays, jobs.empties.get(root.name, ()))
     )
-    output.write_file(root / names.SHARDING, names.sharding(arrays))
-    output.write_file(root / names.ARRAY_METADATAS / names.PROCESS_0, names.array_metadatas(arrays))
+    texts = _documents if len(arrays) <= _FEW else _documents.__wrapped__
+    for name, text in texts(arrays, jobs.empties.get(root.name, ())).items():
+        output.write_file(root / name, text)
+
+
+@functools.lru_cache(maxsize=16)  # the steps of a run have the same
+def _documents(
+    arrays: tuple[names.ArrayEntry, ...], empties: tuple[names.EmptyEntry, ...]
+) -> Mapping[str, str]:
+    return {
+        names.TREE_METADATA: names.tree_metadata(arrays, empties),
+        names.SHARDING: names.sharding(arrays),
+        f"{names.ARRAY_METADATAS}/{names.PROCESS_0}": names.array_metadatas(arrays),
+    }
 
 
 def _write_json(folder: Path, json: JsonItems) -> None:

@@ -30,6 +30,9 @@ Way: TypeAlias = Literal["linked", "cloned", "copied"]
 _FICLONE = 0x40049409
 """The request of ``ioctl_ficlone(2)`` on all Linux machines but sparc, mips and ppc."""
 
+_WORTH_CLONING = 1 << 20
+"""Bytes below which copying costs no more than asking for a clone."""
+
 
 @dataclass(frozen=True, slots=True)
 class Carried:
@@ -113,7 +116,8 @@ class Carrier:
             status = file.stat()
         except FileNotFoundError:
             return None  # which copying will say
-        half = 2 * self.wanted.get(file, 0) >= status.st_size
+        wanted = self.wanted.get(file, 0)
+        half = wanted >= _WORTH_CLONING and 2 * wanted >= status.st_size
         if half and status.st_dev not in self._no_clones:
             if _cloned(file, root / name):
                 return name, "cloned"

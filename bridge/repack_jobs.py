@@ -12,6 +12,7 @@ from typing import Any
 
 from bridge import layout as names
 from bridge import ocdbt
+from bridge._per_plan import per_plan
 from bridge._plan import Initialised, Plan, Step
 from bridge.apply import JSON_TYPE, slot_dtype
 from bridge.errors import BridgeError
@@ -88,9 +89,9 @@ class Jobs:
         stored: finds stored bytes.
     """
 
-    places: dict[str, tuple[Place, ...]]
-    empties: dict[str, tuple[names.EmptyEntry, ...]]
-    by_slot: dict[SlotRef, Place]
+    places: Mapping[str, tuple[Place, ...]]
+    empties: Mapping[str, tuple[names.EmptyEntry, ...]]
+    by_slot: Mapping[SlotRef, Place]
     moves: list[Move] = field(default_factory=list)
     computed: list[Step] = field(default_factory=list)
     initialised: list[Initialised] = field(default_factory=list)
@@ -122,6 +123,25 @@ def sort_out(plan: Plan, leaves: LeafTable, *, single: bool, raw: bool = True) -
     Raises:
         BridgeError: a slot is filled twice or not at all, or is one that StandardSave refuses.
     """
+    laid_out = _layout(plan, single)
+    jobs = Jobs(
+        laid_out.places, laid_out.empties, laid_out.by_slot, initialised=list(plan.initialised)
+    )
+    for step in plan.steps:
+        _sort_step(step, leaves, jobs, raw=raw)
+    return jobs
+
+
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    places: Mapping[str, tuple[Place, ...]]
+    empties: Mapping[str, tuple[names.EmptyEntry, ...]]
+    by_slot: Mapping[SlotRef, Place]
+
+
+@per_plan
+def _layout(plan: Plan, single: bool) -> _Layout:
+    """Where everything goes."""
     arrays = [slot for slot in plan.target.slots if slot.variable_type != JSON_TYPE]
     _check_filled(plan)
     _check_savable(arrays)
@@ -136,10 +156,7 @@ def sort_out(plan: Plan, leaves: LeafTable, *, single: bool, raw: bool = True) -
         entry = names.EmptyEntry(path, empty.value_type, at)
         empties[item] = (*empties.get(item, ()), entry)
         places.setdefault(item, ())
-    jobs = Jobs(places, empties, by_slot, initialised=list(plan.initialised))
-    for step in plan.steps:
-        _sort_step(step, leaves, jobs, raw=raw)
-    return jobs
+    return _Layout(places, empties, by_slot)
 
 
 def _sort_step(step: Step, leaves: LeafTable, jobs: Jobs, *, raw: bool) -> None:

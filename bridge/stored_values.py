@@ -28,7 +28,7 @@ class StoredValues:
 
         Returns:
             By name (``.zarray``, ``0.0``, ...) bytes, or where they lie. Empty when it is no
-            array of zarr 2, is described under another name, or its folder cannot be listed.
+            array of zarr 2, is described under another name, or where it lies cannot be listed.
 
         Raises:
             DamagedCheckpoint: the database refers to bytes that are not there.
@@ -39,8 +39,10 @@ class StoredValues:
             return {}
         if not storage.ocdbt:
             return _in_folder(storage)
+        if storage.database is not None and storage.database.entries is None:
+            return {}
         if storage.root not in self._surveys:
-            self._surveys[storage.root] = ocdbt.survey(storage.root)
+            self._surveys[storage.root] = ocdbt.survey(storage.root, storage.database)
         return self._surveys[storage.root].arrays.get(storage.key, {})
 
 

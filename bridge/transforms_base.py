@@ -102,6 +102,21 @@ class Transform(ABC):
     @abstractmethod
     def _apply(self, arrays: tuple[Array, ...]) -> tuple[Array, ...]: ...
 
+    def room(self, specs: Sequence[Spec]) -> tuple[Array, ...] | None:
+        """Memory to read arrays into that lie in it as they lie in the result.
+
+        Args:
+            specs: of the arrays that are going to go in.
+
+        Returns:
+            One new array for each; :meth:`apply` of exactly these copies nothing. None for a
+            transform that has to copy, or that copies nothing anyway.
+        """
+        return self._room(tuple(specs))
+
+    def _room(self, specs: tuple[Spec, ...]) -> tuple[Array, ...] | None:  # noqa: ARG002
+        return None
+
     def inverse(self, specs: Sequence[Spec]) -> Transform:
         """The transform that gives back the arrays that went in, bit for bit.
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import ClassVar
 
+import ml_dtypes
 import numpy as np
 
 from bridge.transforms_base import (
@@ -56,10 +57,33 @@ class Stack(Transform):
 
     def _apply(self, arrays: tuple[Array, ...]) -> tuple[Array, ...]:
         self.infer([Spec.of(a) for a in arrays])
+        whole = arrays[0].base
+        if self.axis == 0 and whole is not None and _are_rows(arrays, whole):
+            return (whole,)
         return (np.stack(arrays, axis=self.axis),)
+
+    def _room(self, specs: tuple[Spec, ...]) -> tuple[Array, ...] | None:
+        (made,) = self._infer(specs)
+        if self.axis != 0:
+            return None
+        whole = np.empty(made.shape, getattr(ml_dtypes, made.dtype, made.dtype))
+        return tuple(whole[n, ...] for n in range(len(specs)))
 
     def _inverse(self, specs: tuple[Spec, ...]) -> Transform:  # noqa: ARG002 - same for all
         return Unstack(self.axis)
+
+
+def _are_rows(arrays: Sequence[Array], whole: Array) -> bool:
+    """Whether arrays are the rows of another, all of them and in order."""
+    return (
+        isinstance(whole, np.ndarray)
+        and whole.shape == (len(arrays), *arrays[0].shape)
+        and whole.dtype == arrays[0].dtype
+        and all(
+            a.base is whole and a.__array_interface__ == whole[n, ...].__array_interface__
+            for n, a in enumerate(arrays)
+        )
+    )
 
 
 @dataclass(frozen=True, slots=True)

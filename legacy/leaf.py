@@ -8,12 +8,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
 from legacy.errors import DamagedCheckpoint, LegacyError
 from legacy.leaf_paths import LeafPath, format_path
+
+if TYPE_CHECKING:
+    from legacy.orbax_stores import Database
 
 __all__ = [
     "ARRAY_KINDS",
@@ -61,7 +64,8 @@ class StoredArray:
 
     ``root`` is the absolute folder of the OCDBT database, or the folder that holds one folder per
     parameter; ``key`` is the name inside it, without a trailing slash. ``metadata_key`` is the name
-    of the file that describes it, where that is not the driver's own.
+    of the file that describes it, where that is not the driver's own. ``database`` is the OCDBT
+    database as it has been listed.
     """
 
     driver: Literal["zarr", "zarr3"]
@@ -69,6 +73,7 @@ class StoredArray:
     ocdbt: bool
     key: str
     metadata_key: str | None = None
+    database: Database | None = field(default=None, repr=False, compare=False)
 
     def spec(self) -> dict[str, Any]:
         """The TensorStore spec that opens this array (for reading)."""

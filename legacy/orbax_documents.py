@@ -12,7 +12,7 @@ import json
 import os
 import stat
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, NoReturn, TypeVar
 
 from legacy.errors import CannotLook, DamagedCheckpoint, LegacyError, UnsupportedCheckpoint
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
 __all__ = [
+    "Remembered",
     "cannot_look",
     "count_keys",
     "entries_of",
@@ -32,6 +33,7 @@ __all__ = [
     "optional",
     "out_of_checkpoint",
     "parse_json",
+    "read_document",
     "read_json",
     "read_plain",
     "read_regular",
@@ -41,6 +43,7 @@ __all__ = [
 MAX_DOCUMENT: Final = 1 << 29
 MAX_DEPTH: Final = 256
 _SMALL: Final = 1 << 14
+_REMEMBERED: Final = 1 << 17
 _PLAIN_FLAGS: Final = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
 
 T = TypeVar("T")
@@ -71,7 +74,7 @@ def entry_kind(path: Path | str) -> str | None:
     return "file" if stat.S_ISREG(mode) else "other"
 
 
-def list_folder(folder: Path) -> list[str]:
+def list_folder(folder: Path | str) -> list[str]:
     """The names in a folder, sorted; empty where there is no folder.
 
     Raises:
@@ -82,7 +85,7 @@ def list_folder(folder: Path) -> list[str]:
     except OSError as error:
         if error.errno in _GONE:
             return []
-        cannot_look(folder, error)
+        cannot_look(Path(folder), error)
 
 
 def entries_of(folder: Path) -> list[os.DirEntry[str]]:
@@ -189,13 +192,23 @@ def read_json(file: Path, keys_in: Callable[[Any], int] | None = None) -> Any:
         CannotLook: the file cannot be read.
         DamagedCheckpoint: it is no JSON, or absurdly large or deep.
     """
+    raw = read_document(file)
+    return None if raw is None else parse_json(raw, str(file), file, keys_in)
+
+
+def read_document(file: Path) -> bytes | None:
+    """The text of a document of a checkpoint, or None where there is no such file.
+
+    Raises:
+        CannotLook: the file cannot be read.
+        DamagedCheckpoint: it is no regular file, or absurdly large.
+    """
     try:
-        raw = read_regular(file)
+        return read_regular(file)
     except OSError as error:
         if error.errno in _GONE:
             return None
         cannot_look(file, error)
-    return None if raw is None else parse_json(raw, str(file), file, keys_in)
 
 
 def read_regular(file: Path | str) -> bytes | None:
@@ -304,6 +317,44 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twin = next(n for n, _ in pairs if n in seen or seen.add(n))  # type: ignore[func-returns-value]
         raise ValueError(f"the key {short(twin)} occurs twice in one object")
     return found
+
+
+class Remembered(Generic[T]):
+    """What the last few documents said, by their text: the steps of a run have the same ones.
+
+    Only small ones that are good are kept; what is wrong is parsed again, and so names its file.
+    What is kept is shared, and must not be changed.
+
+    Args:
+        parse: from the text, and what messages need, to what it says.
+        most: how many are kept.
+
+    >>> length = Remembered(lambda raw, where: len(raw))
+    >>> length(b"abc", "here"), length(b"abc", "there")
+    (3, 3)
+    """
+
+    def __init__(self, parse: Callable[..., T], most: int = 64) -> None:
+        self._parse = parse
+        self._most = most
+        self._known: dict[bytes, T] = {}
+
+    def __call__(self, raw: bytes, *about: Any) -> T:
+        """What the text says.
+
+        Args:
+            raw: the text.
+            about: what ``parse`` takes beside it; the result must not depend on it.
+        """
+        known = self._known.get(raw)
+        if known is not None:
+            return known
+        found = self._parse(raw, *about)
+        if len(raw) <= _REMEMBERED:
+            if len(self._known) >= self._most:
+                self._known.clear()
+            self._known[raw] = found
+        return found
 
 
 def expect(value: Any, kind: type[T], file: Path, field: str) -> T:

@@ -147,11 +147,11 @@ class Folder:
 
     def is_array(self, name: str) -> bool:
         """Whether the folder ``name`` is an array."""
-        place = self.root / name
-        if any(entry_kind(place / n) is not None for n in _NAMES):
+        place = f"{self.root}/{name}"  # joining paths costs more than looking
+        if any(entry_kind(f"{place}/{n}") is not None for n in _NAMES):
             return True
         return entry_kind(place) == "folder" and (
-            self._otherwise_named(str(place), list_folder(place)) is not None
+            self._otherwise_named(place, list_folder(place)) is not None
         )
 
     def chunk_names(self, name: str) -> frozenset[str]:

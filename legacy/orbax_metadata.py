@@ -8,6 +8,7 @@ The documents are read here into plain values. Facts are from orbax-checkpoint's
 from __future__ import annotations
 
 import ast
+import copy
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
 
@@ -15,11 +16,14 @@ from legacy.errors import DamagedCheckpoint
 from legacy.leaves import LeafPath, Node, format_path
 from legacy.orbax_documents import (
     MAX_DEPTH,
+    Remembered,
     count_keys,
     entry_kind,
     expect,
     list_folder,
     optional,
+    parse_json,
+    read_document,
     read_json,
     refuse_links,
     short,
@@ -150,12 +154,19 @@ def read_tree_metadata(folder: Path) -> TreeMetadata | None:
     ``str(tuple)``; ``key_metadata`` has the same path without quoting, and must agree.
     """
     file = folder / TREE_METADATA
-    document = read_json(file, _keys_in)
-    if document is None:
+    raw = read_document(file)
+    if raw is None:
         if entry_kind(file) is None:
             return None
-        expect(document, dict, file, "(whole document)")
-    expect(document, dict, file, "(whole document)")
+        expect(raw, dict, file, "(whole document)")
+        return None
+    found = _tree_of(raw, file)
+    custom = copy.deepcopy(found.custom) if found.custom else {}  # it is handed to the user
+    return found._replace(file=file, custom=custom)
+
+
+def _parsed_tree(raw: bytes, file: Path) -> TreeMetadata:
+    document = expect(parse_json(raw, str(file), file, _keys_in), dict, file, "(whole document)")
     rows = expect(document.get(TREE_KEY), dict, file, TREE_KEY)
     types: dict[LeafPath, int] = {}
     above: dict[LeafPath, list[int]] = {}
@@ -166,12 +177,15 @@ def read_tree_metadata(folder: Path) -> TreeMetadata | None:
     return TreeMetadata(
         file=file,
         entries=tuple(entries),
-        nodes=nodes,
+        nodes=MappingProxyType(nodes),
         keys=frozenset(document),
         zarr3=bool(optional(document, USE_ZARR3, bool, file)),
         stores_fill_value=bool(optional(document, STORES_FILL_VALUE, bool, file)),
         custom=optional(document, CUSTOM_METADATA, dict, file) or {},
     )
+
+
+_tree_of: Final = Remembered(_parsed_tree, 4)
 
 
 def _keys_in(document: Any) -> int:
@@ -345,10 +359,22 @@ def random_key_impls(folder: Path) -> dict[str, str | None] | None:
         return None  # lost, and with them what told a key from numbers
     found: dict[str, str | None] = {}
     for file in files:
-        document = expect(read_json(file), dict, file, "(whole document)")
-        for row in expect(document.get(ARRAY_METADATAS), list, file, ARRAY_METADATAS):
-            _add_impl(expect(row, dict, file, f"{ARRAY_METADATAS}[]"), file, found)
+        raw = read_document(file)
+        for param, impl in _impls_of(b"null" if raw is None else raw, file).items():
+            if found.setdefault(param, impl) != impl:
+                raise _two_impls(param, impl, found[param], file)
     return found
+
+
+def _parsed_impls(raw: bytes, file: Path) -> Mapping[str, str | None]:
+    document = expect(parse_json(raw, str(file), file), dict, file, "(whole document)")
+    found: dict[str, str | None] = {}
+    for row in expect(document.get(ARRAY_METADATAS), list, file, ARRAY_METADATAS):
+        _add_impl(expect(row, dict, file, f"{ARRAY_METADATAS}[]"), file, found)
+    return MappingProxyType(found)
+
+
+_impls_of: Final = Remembered(_parsed_impls, 4)
 
 
 def _add_impl(row: Mapping[str, Any], file: Path, found: dict[str, str | None]) -> None:
@@ -365,7 +391,10 @@ def _add_impl(row: Mapping[str, Any], file: Path, found: dict[str, str | None]) 
             path=file,
         )
     if found.setdefault(param, impl) != impl:
-        raise DamagedCheckpoint(
-            f"{file}: {param} is a PRNG key of {impl}, and of {found[param]} in another place.",
-            path=file,
-        )
+        raise _two_impls(param, impl, found[param], file)
+
+
+def _two_impls(param: str, impl: str | None, other: str | None, file: Path) -> DamagedCheckpoint:
+    return DamagedCheckpoint(
+        f"{file}: {param} is a PRNG key of {impl}, and of {other} in another place.", path=file
+    )

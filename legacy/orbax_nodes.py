@@ -8,6 +8,7 @@ node above it has that.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ __all__ = ["dump_entries"]
 
 
 def dump_entries(base: Any) -> Iterator[tuple[str, dict[bytes, Mapping[str, Any]]]]:
-    """Dump the newest version of a database, node by node.
+    """Dump the newest version of a database, node by node, in the order of the keys.
 
     Args:
         base: the ``tensorstore.KvStore`` of the folder with ``manifest.ocdbt``.
@@ -27,26 +28,36 @@ def dump_entries(base: Any) -> Iterator[tuple[str, dict[bytes, Mapping[str, Any]
         an ``indirect_value`` (where that lies). Nodes without keys of their own have no entries.
 
     Raises:
-        KeyError, TypeError, ValueError, OSError: the database is damaged, or TensorStore dumps it
-            in another form. Reading key by key, which checks everything, says what is wrong.
+        KeyError, TypeError, ValueError, OSError: the database is damaged (keys that are not where
+            a search would look for them among it), or TensorStore dumps it in another form.
+            Listing and reading key by key, which checks everything, says what is wrong.
     """
     import tensorstore as ts  # noqa: PLC0415 - slow to import; `inspect --help` is quick
 
     dump = ts.ocdbt.dump
-    root = dump(base).result()["versions"][-1]["root"].get("location")
-    waiting: list[tuple[str, bytes, int | None]] = []
-    waiting += [] if root is None else [(root, b"", None)]
+    root = dump(base).result()["versions"][-1]["root"]
+    waiting: list[tuple[str, bytes, bytes, int | None]] = []
+    if "location" in root:
+        waiting.append((root["location"], b"", b"", None))
+    last, left = b"", root["statistics"]["num_keys"] if waiting else 0
     while waiting:
-        location, prefix, height = waiting.pop()
+        location, low, prefix, height = waiting.pop()
         node = dump(base, location).result()
         if height is not None and node["height"] != height:
             raise ValueError(f"{location}: height {node['height']} below a node of {height + 1}")
-        entries = node["entries"]
+        keys = [prefix + entry["key"] for entry in node["entries"]]
+        if last >= low > b"" or low > keys[0] or any(a >= b for a, b in pairwise(keys)):
+            raise ValueError(f"{location}: keys are not in order")
+        entries = zip(keys, node["entries"], strict=True)
         if not node["height"]:
-            yield location, {prefix + entry["key"]: entry for entry in entries}
+            last, left = keys[-1], left - len(keys)
+            yield location, dict(entries)
             continue
         yield location, {}
-        waiting += [
-            (entry["location"], prefix + entry["subtree_common_prefix"], node["height"] - 1)
-            for entry in entries
+        below = [
+            (entry["location"], key, prefix + entry["subtree_common_prefix"], node["height"] - 1)
+            for key, entry in entries
         ]
+        waiting += reversed(below)
+    if left:
+        raise ValueError(f"the manifest counts {left} keys more than its nodes have")

@@ -39,9 +39,14 @@ class FoundArray(NamedTuple):
     @property
     def stored(self) -> StoredArray:
         """Where TensorStore opens it."""
-        ocdbt = isinstance(self.store, Database)
+        database = self.store if isinstance(self.store, Database) else None
         return StoredArray(
-            self.metadata.driver, self.store.root, ocdbt, self.key, self.metadata_key
+            self.metadata.driver,
+            self.store.root,
+            database is not None,
+            self.key,
+            self.metadata_key,
+            database,
         )
 
     @property

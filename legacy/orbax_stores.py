@@ -97,6 +97,7 @@ class Database:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._texts: dict[str, bytes | LegacyError] = {}
 
     @cached_property
     def context(self) -> Any:
@@ -109,7 +110,6 @@ class Database:
     def _kvstore(self) -> Any:
         import tensorstore as ts  # noqa: PLC0415
 
-        self._refuse_strangers()
         base = {"driver": "file", "path": f"{self.root}/"}
         return ts.KvStore.open({"driver": "ocdbt", "base": base}, context=self.context).result()
 
@@ -140,8 +140,32 @@ class Database:
                 raise out_of_checkpoint(file, real)
 
     @cached_property
+    def entries(self) -> Mapping[bytes, bytes | str] | None:
+        """For each key, in order, its value, or where that lies in the words of ``ocdbt.dump``.
+
+        The B-tree is read once for all that is asked of it. None where it is damaged or of a form
+        that is not known; listing and reading key by key then tell.
+        """
+        import tensorstore as ts  # noqa: PLC0415
+
+        self._refuse_strangers()
+        files = {"driver": "file", "path": f"{self.root}/"}
+        found: dict[bytes, bytes | str] = {}
+        try:
+            base = ts.KvStore.open(files, context=self.context).result()
+            for _, entries in dump_entries(base):
+                for key, entry in entries.items():
+                    value = entry.get("inline_value")
+                    found[key] = entry["indirect_value"] if value is None else bytes(value)
+        except (*TENSORSTORE_ERRORS, KeyError, TypeError):
+            return None
+        return found
+
+    @cached_property
     def keys(self) -> list[bytes]:
         """All keys, sorted."""
+        if self.entries is not None:
+            return list(self.entries)
         try:
             return sorted(self._kvstore.list().result())
         except LegacyError:
@@ -187,42 +211,25 @@ class Database:
         """
         import tensorstore as ts  # noqa: PLC0415
 
-        arrays, inline = self.arrays, self._inline()
-        texts: dict[str, bytes | LegacyError] = {}
+        arrays, known = self.arrays, self.entries or {}
         wanted: list[str] = []
+        names = list(names)
         for name in names:
-            if (text := inline.get(arrays[name])) is None:
+            text = known.get(arrays[name])
+            if isinstance(text, bytes):
+                self._texts[name] = text
+            elif name not in self._texts:
                 wanted.append(name)
-            else:
-                texts[name] = text
         for at in range(0, len(wanted), _BATCH):
             batch, part = ts.Batch(), wanted[at : at + _BATCH]
             futures = [self._kvstore.read(arrays[name], batch=batch) for name in part]
             batch.submit()
             for name, future in zip(part, futures, strict=True):
                 try:
-                    texts[name] = future.result().value
+                    self._texts[name] = future.result().value
                 except TENSORSTORE_ERRORS as error:
-                    texts[name] = translated(error, f"{self.root}/{name}", self.root)
-        return texts
-
-    def _inline(self) -> dict[bytes, bytes | None]:
-        """The values that lie in the nodes of the tree, all at once, by their keys.
-
-        None at all where a dump does not tell of exactly the keys that TensorStore lists.
-        """
-        import tensorstore as ts  # noqa: PLC0415
-
-        keys = self.keys  # listed first: a broken database is said so, and not dumped
-        files = {"driver": "file", "path": f"{self.root}/"}
-        found: dict[bytes, bytes | None] = {}
-        try:
-            base = ts.KvStore.open(files, context=self.context).result()
-            for _, entries in dump_entries(base):
-                found |= {key: entry.get("inline_value") for key, entry in entries.items()}
-        except (*TENSORSTORE_ERRORS, KeyError, TypeError):
-            return {}  # damage, or a form that is not known: reading key by key tells
-        return found if sorted(found) == keys else {}
+                    self._texts[name] = translated(error, f"{self.root}/{name}", self.root)
+        return {name: self._texts[name] for name in names}
 
     def chunk_names(self, name: str) -> frozenset[str]:
         """The keys below an array, without its name."""

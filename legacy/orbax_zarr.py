@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 from legacy.errors import DamagedCheckpoint, LegacyError, UnsupportedCheckpoint
 from legacy.msgpack_dtypes import resolve_dtype
-from legacy.orbax_documents import expect, parse_json
+from legacy.orbax_documents import Remembered, expect, parse_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -182,6 +182,10 @@ def parse_array_metadata(raw: bytes, where: str, file: Path) -> ArrayMetadata:
         DamagedCheckpoint: no JSON, a field of a wrong type, or sizes that cannot be.
         UnsupportedCheckpoint: a dtype or chunk grid that Orbax never wrote.
     """
+    return _array_of(raw, where, file)
+
+
+def _parsed_array(raw: bytes, where: str, file: Path) -> ArrayMetadata:
     place = Path(where)
     try:
         document = expect(parse_json(raw, where, file), dict, place, "(whole document)")
@@ -194,6 +198,9 @@ def parse_array_metadata(raw: bytes, where: str, file: Path) -> ArrayMetadata:
         error.path = file  # the document may lie inside of it
         raise
     raise UnsupportedCheckpoint(f"{place}: zarr_format is {version}; 2 and 3 are read.", path=file)
+
+
+_array_of: Final = Remembered(_parsed_array, 4096)
 
 
 def _zarr2(document: dict[str, Any], place: Path) -> ArrayMetadata:

@@ -264,16 +264,19 @@ def test_a_file_system_that_shares_blocks_is_used(tmp_path, monkeypatch):
 
     def share(to, request, source):
         assert request == 0x40049409
-        os.write(to, os.pread(source, 1 << 20, 0))
+        os.write(to, os.pread(source, 4 << 20, 0))
         return 0
 
     monkeypatch.setattr(fcntl, "ioctl", share)
-    (tmp_path / "f").write_bytes(os.urandom(9000))
+    (tmp_path / "f").write_bytes(os.urandom(3 << 20))
     value = Stored(tmp_path / "f", 10, 5000)
-    _, found = carried(tmp_path, {"k": value}, wanted={tmp_path / "f": 5000})
+    _, found = carried(tmp_path, {"k": value}, wanted={tmp_path / "f": 2 << 20})
     assert found.ways == {"k": "cloned"}
-    _, found = carried(tmp_path, {"k": value}, wanted={tmp_path / "f": 4000})
+    _, found = carried(tmp_path, {"k": value}, wanted={tmp_path / "f": 5 << 18})
     assert found.ways == {"k": "copied"}  # less than half of it is wanted
+    (tmp_path / "f").write_bytes(os.urandom(9000))
+    _, found = carried(tmp_path, {"k": value}, wanted={tmp_path / "f": 9000})
+    assert found.ways == {"k": "copied"}  # so little is not worth it
 
 
 def test_a_link_that_is_not_possible_says_so(tmp_path, monkeypatch):

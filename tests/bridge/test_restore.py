@@ -477,6 +477,7 @@ def run(code, devices=1):
         from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
         from test_restore import *
         from bridge.items import gather
+        from bridge.transforms import Transpose
     """
     text = textwrap.dedent(preamble) + textwrap.dedent(code)
     done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, check=False)
@@ -496,10 +497,6 @@ SHARDED = """
 
         def __call__(self, x):
             return self.drop(self.two(self.one(x)))
-
-    class Turn:
-        def apply(self, arrays):
-            return tuple(a.T for a in arrays)
 
     def on(*axes):
         return NamedSharding(mesh, P(*axes))
@@ -573,7 +570,7 @@ SHARDED = """
     values = random_values(target)
     source = checkpoint_of({p: leaf(p, v, chunks=(16, 16)) for p, v in values.items()})
     plan = plan_of(target, source)
-    turned = replace(plan.steps[1], transforms=(Turn(),))
+    turned = replace(plan.steps[1], transforms=(Transpose((1, 0)),))
     found = restore(source, model=state, plan=replace(plan, steps=(plan.steps[0], turned))).model
     values["model", "turned"] = values["model", "turned"].T.copy()
     same(contents(found, "model"), values)

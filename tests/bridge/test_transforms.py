@@ -7,7 +7,7 @@ import json
 import math
 import re
 
-import ml_dtypes  # noqa: F401 - dtype names
+import ml_dtypes
 import numpy as np
 import pytest
 from hypothesis import given
@@ -598,3 +598,40 @@ def test_a_function_cannot_write_to_its_input():
 def test_a_function_that_is_not_one_is_refused(name, text):
     with pytest.raises(TransformError, match=text):
         Function(name).apply([np.zeros(2)])
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (2, 3), (1, 1)])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "bool", "complex64"])
+def test_a_stack_of_what_was_read_in_its_room_copies_nothing(shape, dtype):
+    stack = Stack(axis=0)
+    arrays = [np.full(shape, n % 2).astype(getattr(ml_dtypes, dtype, dtype)) for n in range(4)]
+    room = stack.room([Spec.of(a) for a in arrays])
+    assert [(r.shape, r.dtype) for r in room] == [(a.shape, a.dtype) for a in arrays]
+    for memory, array in zip(room, arrays, strict=True):
+        memory[...] = array
+    (whole,) = stack.apply(room)
+    np.testing.assert_array_equal(whole, np.stack(arrays))
+    assert whole is room[0].base
+
+
+@pytest.mark.parametrize("change", ["order", "one left", "one elsewhere", "one turned"])
+def test_a_stack_of_anything_else_is_a_copy(change):
+    room = list(Stack(axis=0).room([Spec((2, 2), "float32")] * 3))
+    for n, memory in enumerate(room):
+        memory[...] = np.arange(4.0).reshape(2, 2) + n
+    arrays = {
+        "order": [room[1], room[0], room[2]],
+        "one left": room[:2],
+        "one elsewhere": [room[0], room[1].copy(), room[2]],
+        "one turned": [room[0], room[1].T, room[2]],
+    }[change]
+    (whole,) = Stack(axis=0).apply(arrays)
+    np.testing.assert_array_equal(whole, np.stack(arrays))
+    assert whole is not room[0].base
+
+
+def test_there_is_no_room_for_what_has_to_copy_or_never_copies():
+    specs = [Spec((2, 2), "float32")] * 2
+    assert Stack(axis=1).room(specs) is None
+    assert Join(axis=0).room(specs) is None
+    assert Unstack(axis=0).room(specs[:1]) is None

@@ -2,8 +2,9 @@
 
     python -m tests.fleet.kills --kills 200
 
-After each kill whatever has the name of a step must be complete, and what was complete before must
-not have been touched; at the end of each round every checkpoint is compared with its source.
+After each kill whatever has the name of a step must be complete, a ``CheckpointManager`` must take
+the last one of these for the latest, and what was complete before must not have been touched; at
+the end of each round every checkpoint is compared with its source.
 """
 
 from __future__ import annotations
@@ -51,6 +52,22 @@ def half_written(out):
         for path in Path(out).glob("*/*")
         if path.name.isdigit() and not (path / "commit_success.txt").is_file()
     ]
+
+
+def latest(out):
+    """Runs for which Orbax names another latest step than the last complete one."""
+    import orbax.checkpoint as ocp
+
+    found = {}
+    for done in complete(out):
+        found[done.parent] = max(found.get(done.parent, -1), int(done.name))
+    runs = {path.parent for path in Path(out).glob("*/*") if path.is_dir()}
+    options = ocp.CheckpointManagerOptions(read_only=True, create=False)
+    named = {}
+    for run in runs:
+        with ocp.CheckpointManager(run, options=options) as manager:
+            named[run] = manager.latest_step()
+    return {run: step for run, step in named.items() if step != found.get(run)}
 
 
 def batch(root, out, level, jobs):
@@ -104,6 +121,7 @@ def work(folder, kills, *, seed=0, runs=6, steps=3, level="fast", jobs=2, said=l
             killed = kill_one(process, chance, None if enough else chance.uniform(0, whole))
             counts[killed] += 1
             assert half_written(out) == [], counts
+            assert latest(out) == {}, counts
             after = complete(out)
             again = [step for step, about in before.items() if after.get(step) != about]
             assert again == [], f"made again or lost: {again}"

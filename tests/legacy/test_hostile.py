@@ -457,7 +457,9 @@ def test_a_database_whose_manifest_names_a_file_elsewhere_is_refused(tmp_path):
         inside[b"a/0"] = TWO
     manifest = tmp_path / "ckpt" / "manifest.ocdbt"
     assert answers(manifest.parent) == {"a": [1, 2]}
-    (data,) = (tmp_path / "ckpt" / "d").iterdir()
+    # a machine with much to do may get a second file, with the values alone
+    files = (tmp_path / "ckpt" / "d").iterdir()
+    (data,) = (file for file in files if file.name.encode() in manifest.read_bytes())
     elsewhere = "../" + "s" * (len(data.name) - 1)
     data.rename(tmp_path / elsewhere[3:])
     text = manifest.read_bytes()[:-4].replace(f"d/{data.name}".encode(), elsewhere.encode())

@@ -36,9 +36,10 @@ def test_what_lies_in_the_tree_is_what_is_read_key_by_key(folder):
     store = database(folder)
     if store is None:
         pytest.skip("no leaf of it is an array of this database")
-    found = store._inline()
-    assert sorted(found) == store.keys
-    texts = {name: found[key] for name, key in store.arrays.items() if found[key] is not None}
+    found = store.entries
+    assert list(found) == store.keys == sorted(store._kvstore.list().result())
+    inline = {key: value for key, value in found.items() if isinstance(value, bytes)}
+    texts = {name: inline[key] for name, key in store.arrays.items() if key in inline}
     # releases of 2023 put no text of this size into the tree: those are read key by key
     assert set(texts) in (set(), set(store.arrays))
     assert texts or "latest" not in folder.parts
@@ -65,20 +66,45 @@ def test_a_tree_of_any_height_is_dumped_whole(tmp_path, node_bytes, saves):
     inline = {k: v["inline_value"] for k, v in values.items() if "inline_value" in v}
     assert 0 < len(inline) < len(values)
     assert inline == {key: kvstore[key] for key in inline}
-    assert Database(tmp_path)._inline() == {key: inline.get(key) for key in sorted(values)}
+    entries = Database(tmp_path).entries
+    assert list(entries) == sorted(values)
+    assert {k: v for k, v in entries.items() if isinstance(v, bytes)} == inline
 
 
-def _broken(_):
-    raise KeyError("entries")
+def _unlike(node):
+    del node["entries"]
 
 
-def _other_keys(_):
-    yield "somewhere", {b"params.w/.zarray": {"inline_value": b"{}"}}
+def _lost(node):
+    del node["entries"][3]
 
 
-@pytest.mark.parametrize("dump", [_broken, _other_keys])
-def test_where_a_dump_tells_something_else_arrays_are_read_key_by_key(monkeypatch, dump):
+def _turned(node):
+    node["entries"].reverse()
+
+
+def _twice(node):
+    node["entries"][3] = node["entries"][2]
+
+
+@pytest.mark.parametrize("change", [_unlike, _lost, _turned, _twice])
+def test_where_a_dump_tells_something_else_arrays_are_read_key_by_key(monkeypatch, change):
     folder = next(path for path in DATABASES if "latest" in path.parts)
     before = dict(legacy.open(folder).leaves)
-    monkeypatch.setattr("legacy.orbax_stores.dump_entries", dump)
-    assert dict(legacy.open(folder).leaves) == before
+
+    class Dumped:
+        def __init__(self, found):
+            self.found = found
+
+        def result(self):
+            node = self.found.result()
+            if "entries" in node:
+                change(node)
+            return node
+
+    dump = ts.ocdbt.dump
+    monkeypatch.setattr(ts.ocdbt, "dump", lambda *args: Dumped(dump(*args)))
+    checkpoint = legacy.open(folder)
+    assert dict(checkpoint.leaves) == before
+    (database,) = {leaf.storage.database for leaf in checkpoint.leaves.values() if leaf.storage}
+    assert database.entries is None

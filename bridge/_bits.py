@@ -26,7 +26,7 @@ __all__ = [
     "show_value",
 ]
 
-BLOCK = 32 << 20
+BLOCK = 16 << 20
 """Bytes read at a time from each side, unless a stored chunk is larger."""
 
 _WORDS = 1 << 15
@@ -55,7 +55,7 @@ def blocks(leaf: Leaf, other: Leaf | None = None, limit: int = BLOCK) -> Iterato
     rows = max(1, limit // max(1, leaf.nbytes // length))
     for side in (leaf, other):
         if side is not None and side.chunks:
-            rows = math.ceil(rows / side.chunks[axis]) * side.chunks[axis]
+            rows = max(1, rows // side.chunks[axis]) * side.chunks[axis]
     front = (slice(0, 1),) * axis
     rest = tuple(slice(0, n) for n in leaf.shape[axis + 1 :])
     for start in range(0, length, rows):

@@ -23,6 +23,7 @@ import numpy as np
 
 from bridge._bits import Measure, blocks, host_bytes, measure, same_bytes, same_value, show_value
 from bridge._flight import WORKERS, Flight, held
+from bridge._memory import passed
 from bridge._per_plan import slots_of
 from bridge._plan import Initialised, Plan, Step
 from bridge._verdict import Difference
@@ -43,6 +44,9 @@ BATCH = 256 << 20
 """Bytes that Orbax restores at a time (one array, or the results of one step, when that is more).
 Two batches are held: one is restored while the one before is compared. A call of Orbax costs 40 ms
 of one core beside the reading, so smaller batches are slower."""
+
+_PIECE = 4 << 20
+"""Bytes of an array that are brought into C order at a time."""
 
 Job: TypeAlias = Step | Initialised
 
@@ -112,6 +116,21 @@ def _batches(jobs: Sequence[Job], slots: Mapping[SlotRef, Slot]) -> Iterator[lis
         yield batch
 
 
+def _pieces(
+    before: np.ndarray[Any, Any], after: np.ndarray[Any, Any]
+) -> Iterator[tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]]:
+    """Two arrays of one shape, cut alike along the first axis where the first one is not in C order.
+
+    Its bytes have to be copied then, and only a few are at a time.
+    """
+    if before.flags.c_contiguous:
+        yield before, after
+        return
+    rows = max(1, _PIECE * len(before) // before.nbytes)
+    for at in range(0, len(before), rows):
+        yield np.ascontiguousarray(before[at : at + rows]), after[at : at + rows]
+
+
 def misfit(slot: Slot, value: np.ndarray[Any, Any]) -> Difference | None:
     """What is wrong with the shape or dtype of what Orbax restores."""
     if value.shape == slot.shape and value.dtype == slot_dtype(slot):
@@ -146,8 +165,10 @@ class Comparer:
             job: the step or slot.
             restored: what Orbax gives for its slots; where there is nothing, the own reader reads.
         """
-        with self._flight.carrying(self._held(job)):
-            return self._run(job, restored or {})
+        with self._flight.carrying(held_now := self._held(job)):
+            found = self._run(job, restored or {})
+        passed(held_now)
+        return found
 
     def _run(self, job: Job, restored: Mapping[SlotRef, np.ndarray[Any, Any] | None]) -> Found:
         found = Found()
@@ -193,7 +214,10 @@ class Comparer:
         if isinstance(job, Initialised):
             return (initial_value(job, self.slots[job.slot]),)
         leaf = self._copied(job)
-        return step_values(job, self.leaves, self.slots) if leaf is None else (leaf,)
+        if leaf is not None:
+            return (leaf,)
+        self._memory.__dict__.clear()  # what a transform holds is enough
+        return step_values(job, self.leaves, self.slots)
 
     def _compare_plain(
         self, ref: SlotRef, value: Any, found: Found, sources: tuple[LeafPath, ...]
@@ -219,8 +243,9 @@ class Comparer:
         source = value if isinstance(value, Leaf) else None
         for block in (None,) if source is None else blocks(source):
             before = np.asarray(value) if source is None else self._read(source, block, 0)
-            digest.update(host_bytes(before))
-            same = same and same_bytes(before, after if block is None else after[block])
+            for left, right in _pieces(before, after if block is None else after[block]):
+                digest.update(host_bytes(left))
+                same = same and same_bytes(left, right)
         if not same:
             message = f"slot {slot.ref}: what Orbax restores has other bits than the source gives."
             found.problems.append(Difference("d", message, slot.ref))
@@ -245,9 +270,9 @@ class Comparer:
                 if source is None
                 else self._read(source, block, 0)
             )
-            after = self._read(leaf, block, 1)
-            digest.update(host_bytes(before))
-            apart |= measure(before, after)
+            for left, right in _pieces(before, self._read(leaf, block, 1)):
+                digest.update(host_bytes(left))
+                apart |= measure(left, right)
             found.nbytes += before.nbytes
         found.digests[slot.ref] = digest.hexdigest()
         if apart.differing:

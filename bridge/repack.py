@@ -154,8 +154,9 @@ def repack(
     with frugal(), ExitStack() as stack:
         writers = _Writers(stack, folder, level)
         for place, value in _computed(jobs, checkpoint, plan, writers):
-            chunks = choose_rows(value.shape, value.dtype.itemsize, CHUNK)
+            chunks = choose_rows(value.shape, value.dtype.itemsize, CHUNK, even=False)
             writers.of(place.item).write(place.name, value, chunks)
+            del value  # or it is there until the next one is
             tally.count("encoded")
             tally.told(place.nbytes)
     for item, places in jobs.places.items():

@@ -18,6 +18,7 @@ from typing import Any, Self
 import ml_dtypes
 import numpy as np
 
+from bridge._memory import passed
 from bridge.errors import BridgeError, WriteFailed
 from bridge.layout import zarr_metadata
 
@@ -38,8 +39,9 @@ BATCH = 16 << 20
 LARGE = 2 * BATCH
 """What is larger is not held while the next array is read."""
 
-CHUNK = 32 << 20
-"""Arrays above this are cut, so that memory stays small. Orbax cuts at 2 GiB by default."""
+CHUNK = 16 << 20
+"""Arrays above this are cut, so that memory stays small and all cores compress. Orbax cuts at 2 GiB
+by default."""
 
 COMPRESSIONS = "keep, none, zstd or zstd:LEVEL (1 to 22)"
 
@@ -231,6 +233,7 @@ class ArrayWriter:
         if self._pending is not None:
             pending, self._pending = self._pending, None
             self._wait(pending)
+            passed(BATCH)
 
     def _wait(self, future: Any) -> Any:
         try:

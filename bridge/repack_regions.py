@@ -37,7 +37,9 @@ def zarr_dtype(dtype: np.dtype[Any]) -> str | None:
     return dtype.name if dtype.name == "bfloat16" else None
 
 
-def choose_rows(shape: tuple[int, ...], itemsize: int, limit: int) -> tuple[int, ...]:
+def choose_rows(
+    shape: tuple[int, ...], itemsize: int, limit: int, *, even: bool = True
+) -> tuple[int, ...]:
     """The chunk shape of an array: a run of whole rows, so that a chunk is a run of bytes.
 
     Raw bytes can be taken over in such chunks, and both sides of a comparison can be read block by
@@ -47,15 +49,18 @@ def choose_rows(shape: tuple[int, ...], itemsize: int, limit: int) -> tuple[int,
         shape: of the array, without zeros.
         itemsize: bytes of an element.
         limit: bytes that a chunk should not exceed.
+        even: all chunks are full, as raw bytes must be; else the last one may be shorter.
 
     Returns:
-        Ones, then a divisor of one axis, then whole axes; the whole shape where no such chunk of
-        1 MiB or more exists.
+        Ones, then rows of one axis (a divisor, when even), then whole axes; the whole shape where
+        no such chunk of 1 MiB or more exists.
 
     >>> choose_rows((50257, 768), 4, 32 << 20), choose_rows((4, 8192, 4096), 4, 32 << 20)
     ((1733, 768), (1, 2048, 4096))
     >>> choose_rows((1000003, 768), 4, 32 << 20)
     (1000003, 768)
+    >>> choose_rows((1000003, 768), 4, 32 << 20, even=False)
+    (10870, 768)
     """
     if math.prod(shape) * itemsize <= limit:
         return shape
@@ -63,7 +68,9 @@ def choose_rows(shape: tuple[int, ...], itemsize: int, limit: int) -> tuple[int,
         row = math.prod(shape[axis + 1 :]) * itemsize
         if row <= limit:
             most = limit // row
-            rows = next(size // k for k in range(-(-size // most), size + 1) if size % k == 0)
+            least = -(-size // most)
+            parts = next(k for k in range(least, size + 1) if size % k == 0) if even else least
+            rows = -(-size // parts)
             chunk = (*[1] * axis, rows, *shape[axis + 1 :])
             return chunk if rows * row >= _SMALL else shape
     return shape

@@ -167,6 +167,17 @@ def test_types_that_zarr_has_no_name_for_are_encoded():
 @given(
     shape=st.lists(st.integers(1, 3000), max_size=4).map(tuple),
     itemsize=st.sampled_from([1, 2, 4, 8]),
+    limit=st.sampled_from([1 << 21, 1 << 22, 1 << 24]),
+)
+def test_chunks_of_an_encoded_array_are_never_too_large(shape, itemsize, limit):
+    chunk = choose_rows(shape, itemsize, limit, even=False)
+    assert np.prod(chunk) * itemsize <= limit
+    assert all(-(-n // c) * c < n + c for n, c in zip(shape, chunk, strict=True))
+
+
+@given(
+    shape=st.lists(st.integers(1, 3000), max_size=4).map(tuple),
+    itemsize=st.sampled_from([1, 2, 4, 8]),
     limit=st.sampled_from([1 << 10, 1 << 16, 1 << 20, 1 << 22]),
 )
 def test_chunks_of_rows_are_runs_of_bytes(shape, itemsize, limit):

@@ -345,17 +345,19 @@ def test_a_missing_chunk_is_not_taken_for_zeros(tmp_path, olds, plans):
 # -- chunks and memory ------------------------------------------------------------------------
 
 
-def test_arrays_up_to_32_mib_are_one_chunk_as_by_default():
-    assert choose_rows((2048, 4096), 4, repack_arrays.CHUNK) == (2048, 4096)
+def test_arrays_up_to_16_mib_are_one_chunk_as_by_default():
+    assert choose_rows((1024, 4096), 4, repack_arrays.CHUNK) == (1024, 4096)
+    assert choose_rows((2048, 4096), 4, repack_arrays.CHUNK) == (1024, 4096)
     assert choose_rows((2049, 4096), 4, repack_arrays.CHUNK) == (683, 4096)
 
 
-def test_an_array_of_many_chunks_is_written_in_blocks(tmp_path, monkeypatch):
+@pytest.mark.parametrize("rows", [20, 7])
+def test_an_array_of_many_chunks_is_written_in_blocks(rows, tmp_path, monkeypatch):
     monkeypatch.setattr(repack_arrays, "BATCH", 10_000)
     value = np.random.default_rng(0).normal(size=(60, 70)).astype(ml_dtypes.bfloat16)
     kv = ocdbt.open_database(tmp_path, create=True)
     with repack_arrays.ArrayWriter(kv, tmp_path) as writer:
-        writer.write("w", value, (20, 70))
+        writer.write("w", value, (rows, 70))
         writer.write("v", value.T, (70, 60))
     for name, want in (("w", value), ("v", value.T)):
         spec = StoredArray("zarr", tmp_path, ocdbt=True, key=name).spec()

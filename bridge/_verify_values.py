@@ -119,7 +119,7 @@ def _batches(jobs: Sequence[Job], slots: Mapping[SlotRef, Slot]) -> Iterator[lis
 def _pieces(
     before: np.ndarray[Any, Any], after: np.ndarray[Any, Any]
 ) -> Iterator[tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]]:
-    """Two arrays of one shape, cut alike along the first axis where the first one is not in C order.
+    """Two arrays of one shape; cut along the first axis where the first one is not in C order.
 
     Its bytes have to be copied then, and only a few are at a time.
     """

@@ -14,6 +14,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 import fleet_cases as cases
 
+import legacy
 from bridge.errors import BridgeError, FleetError
 from bridge.fleet import convert_fleet
 from bridge.fleet_config import read_config
@@ -352,6 +353,124 @@ def test_a_model_of_a_file_beside_the_config(runs, tmp_path):
     assert refused.problems
     assert report.counts == {"pending": 2, "failed": 2}
     assert "Dense_1" in {r.error for r in report.rows if r.state == "failed"}.pop()
+
+
+MODELS = """
+import optax
+from flax import linen as nn
+from flax import nnx
+
+
+class Old(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        for _ in range(2):
+            x = nn.relu(nn.Dense(5)(x))
+        return nn.Dense(5)(x)
+
+
+class New(nnx.Module):
+    def __init__(self, rngs):
+        self.last, self.middle, self.first = (nnx.Linear(5, 5, rngs=rngs) for _ in range(3))
+
+    def __call__(self, x):
+        return self.last(nnx.relu(self.middle(nnx.relu(self.first(x)))))
+
+
+def old():
+    return Old()
+
+
+def new():
+    return New(nnx.Rngs(0))
+
+
+def tx():
+    return optax.adamw(1e-3)
+
+
+two = {"actor": new, "critic": new}
+"""
+
+
+def test_every_key_of_an_entry_does_what_it_says(tmp_path):
+    """Three kinds of runs, of layers of one shape: only ``linen`` or a rule can tell them apart."""
+    import jax
+    import numpy as np
+    from flax import serialization
+    from flax.training.train_state import TrainState
+
+    import bridge
+
+    made = {}
+    exec(compile(MODELS, "nets.py", "exec"), made)  # noqa: S102 - the text above
+    net, x = made["old"](), np.ones((2, 5), np.float32)
+
+    def params(seed):
+        return net.init(jax.random.key(seed), x)["params"]
+
+    def save(name, tree):
+        path = tmp_path / "runs" / name / "checkpoint_7"
+        path.parent.mkdir(parents=True)
+        path.write_bytes(serialization.to_bytes(tree))
+        return path
+
+    state = TrainState.create(apply_fn=net.apply, params=params(0), tx=made["tx"]())
+    save("lm", state.apply_gradients(grads=state.params))
+    save("rl", {"policy": {"params": params(1)}, "value": {"params": params(2)}})
+    save("old", {"params": params(3), "rng": np.uint32([3, 4])})
+    (tmp_path / "nets.py").write_text(MODELS)
+    (tmp_path / "names.toml").write_text(
+        "".join(
+            f'[[map]]\nfrom = "params/Dense_{n}/{{leaf}}"\nto = "{name}/{{leaf}}"\n'
+            for n, name in enumerate(("first", "middle", "last"))
+        )
+    )
+    rules = str(tmp_path / "names.toml")
+    plan = bridge.plan(tmp_path / "runs" / "old", model=made["new"], rules=rules, rngs="drop")
+    (tmp_path / "old.json").write_text(plan.require_ok().to_json())
+    file = config(
+        tmp_path,
+        """
+        [[group]]
+        match = "lm"
+        model = "nets.py:new"
+        tx = "nets.py:tx"
+        linen = "nets.py:old"
+        input = "float32[2,5]"
+
+        [[group]]
+        match = "rl"
+        model = "nets.py:two"
+        at = { actor = "policy", critic = "value" }
+        rules = "names.toml"
+
+        [[group]]
+        match = "old"
+        plan = "old.json"
+        """,
+    )
+    report = convert_fleet(tmp_path / "runs", tmp_path / "out", config=file, **FAST)
+    assert {r.output: r.error for r in report.rows if r.state != "done"} == {}
+
+    def leaves(name):
+        return legacy.open(tmp_path / "out" / name / "7").leaves
+
+    def same(found, item, tree, end=("value",)):
+        for n, name in enumerate(("first", "middle", "last")):
+            for part, want in tree[f"Dense_{n}"].items():
+                got = found[*item, name, part, *end].read()
+                np.testing.assert_array_equal(got, np.asarray(want), strict=True)
+
+    lm = leaves("lm")
+    after = state.apply_gradients(grads=state.params)
+    same(lm, ("model",), after.params)
+    same(lm, ("optimizer", "opt_state", "0", "mu"), after.opt_state[0].mu)
+    assert lm["optimizer", "step", "value"].read() == 1
+    same(leaves("rl"), ("actor",), params(1))
+    same(leaves("rl"), ("critic",), params(2))
+    same(leaves("old"), (), params(3))  # its only item
+    assert not any("rng" in path for path in leaves("old"))
 
 
 def test_a_stored_plan_refuses_other_structures(runs, tmp_path):

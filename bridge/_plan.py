@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from bridge.errors import BridgeError, PlanProblems
@@ -17,7 +18,7 @@ from bridge.target import SlotRef, Target
 from bridge.transforms import Transform, transform_from_json
 from legacy import LeafPath, format_path
 
-__all__ = ["Ignored", "Initialised", "Plan", "Problem", "Step"]
+__all__ = ["Ignored", "Initialised", "Plan", "Problem", "Step", "read_plan"]
 
 PLAN_VERSION = 1
 
@@ -252,3 +253,30 @@ def _ref(data: Mapping[str, Any]) -> SlotRef:
 def describe_sources(step: Step) -> str:
     """The sources of a step as text."""
     return " + ".join(format_path(p) for p in step.sources)
+
+
+def read_plan(path: str | Path) -> Plan:
+    """Read a stored plan from its file.
+
+    Args:
+        path: what ``linen2nnx plan -o`` wrote.
+
+    Returns:
+        The plan.
+
+    Raises:
+        BridgeError: the file cannot be read, or is no plan of a version known here.
+
+    >>> read_plan("no/such/plan.json")
+    Traceback (most recent call last):
+    bridge.errors.BridgeError: no/such/plan.json: No such file or directory. Give the file that \
+`linen2nnx plan -o` wrote.
+    """
+    try:
+        return Plan.from_json(Path(path).read_text("utf-8"))
+    except OSError as error:
+        raise BridgeError(
+            f"{path}: {error.strerror or error}. Give the file that `linen2nnx plan -o` wrote."
+        ) from error
+    except (BridgeError, ValueError) as error:  # no text at all is a ValueError, too
+        raise BridgeError(f"{path}: {error}") from error

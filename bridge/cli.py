@@ -328,6 +328,10 @@ def _target(args: argparse.Namespace) -> tuple[Any, Any]:
 
         try:
             return Target.from_json(json.loads(Path(args.target).read_text("utf-8"))), None
+        except OSError as error:
+            raise TargetError(
+                f"{args.target}: {error.strerror or error}. Give the file of a target spec."
+            ) from error
         except ValueError as error:
             raise TargetError(f"{args.target} is no target spec: {error}") from error
     return _object(args.model), _object(args.tx)
@@ -369,9 +373,9 @@ def _sample(args: argparse.Namespace) -> Any:
 def _load_plan(path: str | None) -> Any:
     if path is None:
         return None
-    from bridge import Plan  # noqa: PLC0415
+    from bridge._plan import read_plan  # noqa: PLC0415
 
-    return Plan.from_json(Path(path).read_text("utf-8"))
+    return read_plan(path)
 
 
 def _expected(error: BaseException) -> bool:

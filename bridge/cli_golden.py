@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, TypeAlias
 
 __all__ = ["fill", "in_ci", "run"]
@@ -107,7 +106,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _run_make(args: argparse.Namespace) -> int:
-    from bridge._plan import Plan  # noqa: PLC0415 - a command imports what it needs
+    from bridge._plan import read_plan  # noqa: PLC0415 - a command imports what it needs
     from bridge._terminal import show  # noqa: PLC0415
     from bridge.golden_make import Small, make_golden  # noqa: PLC0415
 
@@ -123,7 +122,7 @@ def _run_make(args: argparse.Namespace) -> int:
         sample_input=args.input,
         methods=args.method,
         rules=args.rules,
-        plan=None if args.plan is None else Plan.from_json(Path(args.plan).read_text("utf-8")),
+        plan=None if args.plan is None else read_plan(args.plan),
         step=args.step,
         at=dict(args.at) or None,
         seed=args.seed,

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import legacy
-from bridge._plan import Plan, Problem
-from bridge.errors import BridgeError, PlanMismatch
+from bridge._plan import Plan, Problem, read_plan
+from bridge.errors import PlanMismatch
 from bridge.fleet_config import Config, Entry
 from bridge.fleet_find import Source
 from legacy import LeafTable
@@ -171,7 +170,7 @@ def _first(group: Group) -> legacy.Checkpoint:
 def _plan(group: Group, checkpoint: legacy.Checkpoint) -> Plan:
     stored = group.entry.plan
     if stored is not None:
-        plan = stored if isinstance(stored, Plan) else _read(stored)
+        plan = stored if isinstance(stored, Plan) else read_plan(stored)
         if plan.signature != group.signature:
             raise PlanMismatch(
                 f"the stored plan is for the structure {plan.signature[:12]}…, this is "
@@ -184,13 +183,6 @@ def _plan(group: Group, checkpoint: legacy.Checkpoint) -> Plan:
     plan = planning.plan(checkpoint, **group.entry.keywords).require_ok()
     # the digest must not depend on which member was the first
     return replace(plan, source=f"structure {group.signature[:12]}")
-
-
-def _read(path: Path) -> Plan:
-    try:
-        return Plan.from_json(path.read_text("utf-8"))
-    except (OSError, BridgeError) as error:
-        raise BridgeError(f"{path}: {error}") from error
 
 
 def memory_of(plan: Plan, leaves: LeafTable) -> int:

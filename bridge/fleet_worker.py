@@ -20,7 +20,7 @@ from typing import Any, Final, TextIO
 
 import legacy
 from bridge._convert import convert_opened
-from bridge._plan import Plan
+from bridge._plan import Plan, read_plan
 from bridge.errors import BridgeError
 from bridge.fleet_lock import join_workers
 from bridge.fleet_prints import fingerprint
@@ -146,5 +146,5 @@ def _plan(path: str, plans: dict[str, Plan]) -> Plan:
     if path not in plans:
         if len(plans) >= _PLANS_KEPT:
             del plans[next(iter(plans))]
-        plans[path] = Plan.from_json(Path(path).read_text("utf-8"))
+        plans[path] = read_plan(path)
     return plans[path]

@@ -11,6 +11,8 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
+from legacy.tensorstore_json import dumped
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
@@ -32,17 +34,14 @@ def dump_entries(base: Any) -> Iterator[tuple[str, dict[bytes, Mapping[str, Any]
             a search would look for them among it), or TensorStore dumps it in another form.
             Listing and reading key by key, which checks everything, says what is wrong.
     """
-    import tensorstore as ts  # noqa: PLC0415 - slow to import; `inspect --help` is quick
-
-    dump = ts.ocdbt.dump
-    root = dump(base).result()["versions"][-1]["root"]
+    root = dumped(base)["versions"][-1]["root"]
     waiting: list[tuple[str, bytes, bytes, int | None]] = []
     if "location" in root:
         waiting.append((root["location"], b"", b"", None))
     last, left = b"", root["statistics"]["num_keys"] if waiting else 0
     while waiting:
         location, low, prefix, height = waiting.pop()
-        node = dump(base, location).result()
+        node = dumped(base, location)
         if height is not None and node["height"] != height:
             raise ValueError(f"{location}: height {node['height']} below a node of {height + 1}")
         keys = [prefix + entry["key"] for entry in node["entries"]]

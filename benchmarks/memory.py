@@ -160,14 +160,17 @@ def _scanned(options: Options) -> Row:
             source = folder / name
             m = interleaved({"x": partial(ours, source, folder / "out")}, min(options.runs, 3))["x"]
             largest, held = size * 1e6 / 3, nbytes(source)
-            read = m.runs[0].told["read"] / held
-            good = good and m.peak <= 2 * largest + 100e6 and read < 2.2
+            checked = m.runs[0].told["read"] / held
+            read = ours(source, folder / "out", "--verify=none").told["read"] / held
+            # a stack is one chunk in the source: it is there as it is stored, and decoded
+            good = good and m.peak <= 2 * largest + 100e6 and read < 1.1
             details.append(f"{name}: {m.text()}; one stack is {largest / 1e6:.0f} MB; read "
-                           f"{read:.2f} x the source's bytes, the check included")  # fmt: skip
+                           f"{read:.2f} x the source's bytes, {checked:.2f} x with the check of "
+                           "both sides")  # fmt: skip
     return Row(
         11,
         f"a stack of {DEPTH} layers ({size:.0f} MB with moments) into a list, and back",
-        "<= twice one stack; one pass over the data",
+        "bounded (<= twice one stack + 100 MB); one pass over the data",
         "; ".join(d.split("; one")[0] for d in details),
         good,
         tuple(details),

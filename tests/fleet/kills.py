@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 import random
 import signal
@@ -61,7 +62,8 @@ def latest(out):
     found = {}
     for done in complete(out):
         found[done.parent] = max(found.get(done.parent, -1), int(done.name))
-    runs = {path.parent for path in Path(out).glob("*/*") if path.is_dir()}
+    logging.getLogger("absl").setLevel(logging.ERROR)  # it says each time that it only reads
+    runs = {path.parent for path in Path(out).glob("[!.]*/*") if path.is_dir()}
     options = ocp.CheckpointManagerOptions(read_only=True, create=False)
     named = {}
     for run in runs:

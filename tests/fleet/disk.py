@@ -28,7 +28,14 @@ import kills  # noqa: E402
 
 GOLDENS = HERE.parent / "goldens"
 STEPS = 20
-INDICES = {"checkpoint", "_METADATA", "_sharding", "_strings.json", "_CHECKPOINT_METADATA"}
+INDICES = {
+    "checkpoint",
+    "_METADATA",
+    "_sharding",
+    "_strings.json",
+    "_CHECKPOINT_METADATA",
+    "array_metadatas",
+}
 
 
 def goldens():
@@ -92,7 +99,7 @@ def lost(path):
 
     A lost index is another matter: the reader finds the arrays without it, and says so.
     """
-    data = [p for p in files(path) if p.name not in INDICES]
+    data = [p for p in files(path) if not INDICES.intersection(p.parts)]
     if path.is_file():
         path.write_bytes(path.read_bytes()[:7])
     elif data:

@@ -68,14 +68,15 @@ def passed(nbytes: int) -> None:
         if _PASSED[0] < _OFTEN:
             return
         _PASSED[0] = 0
-    try:
-        ctypes.CDLL(None).malloc_trim(0)
-    except (AttributeError, OSError, TypeError):  # not glibc
-        return
+    _ask("malloc_trim", 0)
 
 
 def _set(threshold: int) -> None:
+    _ask("mallopt", _M_MMAP_THRESHOLD, threshold)
+
+
+def _ask(name: str, *values: int) -> None:
     try:
-        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, threshold)
+        getattr(ctypes.CDLL(None), name)(*values)
     except (AttributeError, OSError, TypeError):  # not glibc
         return

@@ -147,7 +147,7 @@ def repack(
     folder.mkdir(parents=True, exist_ok=True)
     tally = _Tally(sum(p.nbytes for places in jobs.places.values() for p in places), on_progress)
     for item in jobs.places:
-        (folder / item / names.ARRAY_METADATAS).mkdir(parents=True)
+        (folder / item).mkdir()
     if raw:
         _make_small(jobs, checkpoint, plan)
     zarrays = _carry(jobs, folder, tally, Carrier(link, jobs.wanted(), sync or writeback))

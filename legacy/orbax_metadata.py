@@ -155,12 +155,9 @@ def read_tree_metadata(folder: Path) -> TreeMetadata | None:
     """
     file = folder / TREE_METADATA
     raw = read_document(file)
-    if raw is None:
-        if entry_kind(file) is None:
-            return None
-        expect(raw, dict, file, "(whole document)")
+    if raw is None and entry_kind(file) is None:
         return None
-    found = _tree_of(raw, file)
+    found = _tree_of(b"null" if raw is None else raw, file)
     custom = copy.deepcopy(found.custom) if found.custom else {}  # it is handed to the user
     return found._replace(file=file, custom=custom)
 
@@ -360,24 +357,26 @@ def random_key_impls(folder: Path) -> dict[str, str | None] | None:
     found: dict[str, str | None] = {}
     for file in files:
         raw = read_document(file)
-        for param, impl in _impls_of(b"null" if raw is None else raw, file).items():
+        for param, impl in _impls_of(b"null" if raw is None else raw, file):
             if found.setdefault(param, impl) != impl:
-                raise _two_impls(param, impl, found[param], file)
+                raise DamagedCheckpoint(
+                    f"{file}: {param} is a PRNG key of {impl}, and of {found[param]} in another "
+                    "place.",
+                    path=file,
+                )
     return found
 
 
-def _parsed_impls(raw: bytes, file: Path) -> Mapping[str, str | None]:
+def _parsed_impls(raw: bytes, file: Path) -> tuple[tuple[str, str | None], ...]:
     document = expect(parse_json(raw, str(file), file), dict, file, "(whole document)")
-    found: dict[str, str | None] = {}
-    for row in expect(document.get(ARRAY_METADATAS), list, file, ARRAY_METADATAS):
-        _add_impl(expect(row, dict, file, f"{ARRAY_METADATAS}[]"), file, found)
-    return MappingProxyType(found)
+    rows = expect(document.get(ARRAY_METADATAS), list, file, ARRAY_METADATAS)
+    return tuple(_impl(expect(row, dict, file, f"{ARRAY_METADATAS}[]"), file) for row in rows)
 
 
 _impls_of: Final = Remembered(_parsed_impls, 4)
 
 
-def _add_impl(row: Mapping[str, Any], file: Path, found: dict[str, str | None]) -> None:
+def _impl(row: Mapping[str, Any], file: Path) -> tuple[str, str | None]:
     inner = expect(row.get(ARRAY_METADATA), dict, file, ARRAY_METADATA)
     param = expect(inner.get(PARAM_NAME), str, file, PARAM_NAME)
     extra = optional(inner, EXT_METADATA, dict, file) or {}
@@ -390,11 +389,4 @@ def _add_impl(row: Mapping[str, Any], file: Path, found: dict[str, str | None]) 
             "release.",
             path=file,
         )
-    if found.setdefault(param, impl) != impl:
-        raise _two_impls(param, impl, found[param], file)
-
-
-def _two_impls(param: str, impl: str | None, other: str | None, file: Path) -> DamagedCheckpoint:
-    return DamagedCheckpoint(
-        f"{file}: {param} is a PRNG key of {impl}, and of {other} in another place.", path=file
-    )
+    return param, impl

@@ -55,12 +55,12 @@ def half_written(out):
     ]
 
 
-def latest(out):
+def latest(out, steps):
     """Runs for which Orbax names another latest step than the last complete one."""
     import orbax.checkpoint as ocp
 
     found = {}
-    for done in complete(out):
+    for done in steps:
         found[done.parent] = max(found.get(done.parent, -1), int(done.name))
     logging.getLogger("absl").setLevel(logging.ERROR)  # it says each time that it only reads
     runs = {path.parent for path in Path(out).glob("[!.]*/*") if path.is_dir()}
@@ -123,8 +123,8 @@ def work(folder, kills, *, seed=0, runs=6, steps=3, level="fast", jobs=2, said=l
             killed = kill_one(process, chance, None if enough else chance.uniform(0, whole))
             counts[killed] += 1
             assert half_written(out) == [], counts
-            assert latest(out) == {}, counts
             after = complete(out)
+            assert latest(out, after) == {}, counts
             again = [step for step, about in before.items() if after.get(step) != about]
             assert again == [], f"made again or lost: {again}"
             before = after
